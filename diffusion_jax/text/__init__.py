@@ -1,0 +1,1 @@
+"""Text in and out: corpora, tokenizers, packing and loading. Nothing here imports jax."""

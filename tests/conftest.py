@@ -1,0 +1,20 @@
+"""Every test runs on eight fake CPU devices, with JAX's own checkers switched on."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+# A key that is consumed twice is an error: it is how two noises become one.
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Golden numbers are float32 results of the originals; reduced-precision matrix products would hide errors.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
