@@ -1,0 +1,1 @@
+"""Networks behind records of pure functions; the only importer of flax.linen."""

@@ -1,0 +1,1 @@
+"""Training: state, optimiser, the one step function, the loop."""
