@@ -1,0 +1,115 @@
+"""Configurations in and out: JSON, experiment files, and what differs between two of them."""
+
+import dataclasses
+import difflib
+import json
+import runpy
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusion_jax.config import ExperimentConfig, require
+from diffusion_jax.errors import UserError
+
+
+def from_dict(cls: type, values: Mapping[str, Any], *, where: str = "") -> Any:
+    """Build a config dataclass from nested plain values (as ``to_json`` writes them).
+
+    Raises:
+        UserError: an unknown field (the nearest name is suggested) or a value out of range.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {where}{near[0]}?" if near else ""
+            raise UserError(f"unknown configuration field {where}{name}{hint}")
+    arguments = {
+        name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()
+    }
+    return cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """Give a JSON value the type of its field (JSON has lists where we keep tuples)."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} must be an object with fields, got {value!r}")
+        return from_dict(typing.cast(type, hint), value, where=f"{name}.")
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        require(value in options, name, value, "one of " + ", ".join(map(repr, options)))
+        return value
+    if origin is tuple:
+        require(isinstance(value, list | tuple), name, value, "a list")
+        item = options[0]
+        return tuple(_convert(item, part, name) for part in value)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        inner = next(option for option in options if option is not type(None))
+        return _convert(inner, value, name)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    require(type(value) is hint, name, value, f"a value of type {hint.__name__}")
+    return value
+
+
+def from_json(text: str) -> ExperimentConfig:
+    """Read what ``ExperimentConfig.to_json`` wrote; raises UserError on anything else."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the configuration is not valid JSON: {error}") from error
+    return from_dict(ExperimentConfig, values)
+
+
+def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted fields in which two configurations differ: name -> (old, new)."""
+    old_flat, new_flat = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
+    names = [*old_flat, *(name for name in new_flat if name not in old_flat)]
+    return {
+        name: (old_flat.get(name), new_flat.get(name))
+        for name in names
+        if old_flat.get(name) != new_flat.get(name)
+    }
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def load_experiment(path: str, scale: str = "full") -> ExperimentConfig:
+    """Run an experiment file's ``config(scale)`` and return what it builds.
+
+    Args:
+        path: a Python file with ``def config(scale="full") -> ExperimentConfig``, or a JSON file
+            that ``to_json`` wrote.
+        scale: passed on; files offer at least "full" and most a "small" that two cores can run.
+
+    Raises:
+        UserError: the file is missing, or has no ``config``, or refuses the scale.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"experiment file {path} does not exist; give a .py or .json file")
+    if file.suffix == ".json":
+        return from_json(file.read_text(encoding="utf-8"))
+    build = runpy.run_path(str(file), run_name="diffusion_jax_experiment").get("config")
+    if not callable(build):
+        raise UserError(f"{path} has no function config(scale) that returns an ExperimentConfig")
+    config = build(scale)
+    if not isinstance(config, ExperimentConfig):
+        raise UserError(
+            f"config() in {path} returned {type(config).__name__}, not an ExperimentConfig"
+        )
+    return config
