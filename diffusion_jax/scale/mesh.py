@@ -1,0 +1,90 @@
+"""The devices as a grid with named axes: ``data``, ``fsdp`` and ``tensor``."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from diffusion_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Lay the devices out as a [data, fsdp, tensor] mesh.
+
+    Args:
+        data: copies of the model, each on its own rows of the batch.
+        fsdp: pieces that parameters, averages and optimiser state are cut into; also splits the batch
+            (ZeRO stage 3, Rajbhandari et al. 2020).
+        tensor: pieces that single matrix products are cut into (Shoeybi et al. 2019).
+        devices: what to lay out; default all devices of all processes.
+
+    Returns:
+        A mesh with Auto axes: the compiler derives every placement that is not given.
+
+    Raises:
+        UserError: unless the three sizes multiply to the number of devices. One size may be -1 and
+            then takes what the others leave.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = dict(zip(AXES, (data, fsdp, tensor)))
+    shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise UserError(f"mesh {shape}: every size must be at least 1, or -1 for 'the rest'")
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"mesh {shape}: only one size may be -1")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if len(devices) % known or (not free and known != len(devices)):
+        raise UserError(
+            f"mesh {shape} needs {'a multiple of ' if free else ''}{known} devices; "
+            f"there are {len(devices)}"
+        )
+    for name in free:
+        sizes[name] = len(devices) // known
+    grid = np.asarray(devices).reshape(tuple(sizes.values()))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the placement of a batch: rows over ``data`` and ``fsdp``, whole otherwise."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def check_batch_size(mesh: Mesh, global_batch_size: int, num_microbatches: int = 1) -> None:
+    """Raise UserError unless every device gets the same number of rows of every microbatch."""
+    shards = math.prod(mesh.shape[name] for name in BATCH_AXES)
+    if global_batch_size % (shards * num_microbatches):
+        pieces = f"{shards} devices (data x fsdp)"
+        if num_microbatches > 1:
+            pieces += f" x {num_microbatches} microbatches"
+        nearest = max(1, round(global_batch_size / (shards * num_microbatches)))
+        raise UserError(
+            f"batch size {global_batch_size} does not divide over {pieces}; "
+            f"use a multiple of {shards * num_microbatches}, for example "
+            f"{nearest * shards * num_microbatches}"
+        )
+
+
+def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Put this process's rows on its devices, as part of one global batch.
+
+    Args:
+        mesh: where to.
+        batch: this process's rows, [local B, ...] per name.
+
+    Returns:
+        Global arrays [B, ...], rows sharded over ``data`` and ``fsdp``.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }

@@ -1,0 +1,194 @@
+"""The one training step: pure, and the same on a laptop and on a pod."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffusion_jax import keys
+from diffusion_jax.errors import UserError
+from diffusion_jax.train.optimizer import Optimizer
+from diffusion_jax.train.state import TrainState, update_ema
+from diffusion_jax.types import Params
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+NUM_QUARTERS = 4
+
+
+class Terms(Protocol):
+    """Per-example loss terms, as ``losses.LossTerms``: a NamedTuple of float32 [B] arrays."""
+
+    def total(self) -> jax.Array:
+        """Return the sum of the terms [B], which is what training minimises."""
+        ...
+
+    def _asdict(self) -> dict[str, jax.Array]: ...
+
+
+class LossFn(Protocol):
+    """Compute the loss of a batch, one number per example and term."""
+
+    def __call__(
+        self, params: Params, key: jax.Array, batch: Batch, t: jax.Array, dropout_key: jax.Array
+    ) -> Terms:
+        """Map parameters, keys, a batch of B rows and timesteps int32 [B] to terms [B]."""
+        ...
+
+
+class Timesteps(Protocol):
+    """The part of ``timesteps.TimestepSampler`` that a step uses."""
+
+    @property
+    def sample(self) -> Callable[[jax.Array, Any, int], tuple[jax.Array, jax.Array]]:
+        """(key, state, B) -> timesteps int32 [B] and importance weights float32 [B]."""
+        ...
+
+    @property
+    def update(self) -> Callable[[Any, jax.Array, jax.Array], Any]:
+        """(state, t [B], unweighted losses [B]) -> state."""
+        ...
+
+
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: Optimizer,
+    timestep_sampler: Timesteps,
+    *,
+    num_timesteps: int,
+    num_microbatches: int = 1,
+) -> TrainStep:
+    """Build the step: timesteps, gradients, optimiser, averages, loss history, metrics.
+
+    Every random number is a function of (root key, purpose, step, microbatch, row), never of the
+    number of devices. A step whose loss or gradient is not finite returns the state it was given
+    and sets ``metrics["finite"]`` to False.
+
+    Args:
+        loss_fn: loss terms of a batch.
+        optimizer: see ``make_optimizer``.
+        timestep_sampler: draws t and learns from the losses.
+        num_timesteps: T, for the split of the loss by quarters of t.
+        num_microbatches: pieces that a batch is cut into; their gradients are averaged, so that the
+            result does not depend on it (up to rounding, and to the noise drawn).
+
+    Returns:
+        A pure function (state, batch, root_key) -> (state, metrics), to be jitted by the caller.
+
+    Raises:
+        UserError: when ``num_microbatches`` is out of range, or (while tracing) does not divide the
+            batch.
+    """
+    if num_microbatches < 1:
+        raise UserError(f"num_microbatches is {num_microbatches}; it must be at least 1")
+
+    def weighted_loss(
+        params: Params, piece: tuple[Batch, jax.Array, jax.Array], key: jax.Array, drop: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        batch, t, weights = piece
+        terms = loss_fn(params, key, batch, t, drop)
+        total = terms.total()
+        return jnp.mean(weights * total), {**terms._asdict(), "total": total}
+
+    def gradients(
+        params: Params, pieces: Any, noise_key: jax.Array, dropout_key: jax.Array
+    ) -> tuple[Params, dict[str, jax.Array]]:
+        """Average the gradient over the microbatches; the terms come back as [M, B / M]."""
+
+        def one(index: jax.Array | int, piece: Any) -> tuple[Params, dict[str, jax.Array]]:
+            noise, drop = (jax.random.fold_in(k, index) for k in (noise_key, dropout_key))
+            return jax.grad(weighted_loss, has_aux=True)(params, piece, noise, drop)
+
+        def accumulate(grads: Params, indexed: Any) -> tuple[Params, dict[str, jax.Array]]:
+            new, terms = one(*indexed)
+            return jax.tree.map(lambda old, g: old + g / num_microbatches, grads, new), terms
+
+        if num_microbatches == 1:
+            grads, terms = one(0, jax.tree.map(lambda x: x[0], pieces))
+            return grads, jax.tree.map(lambda x: x[None], terms)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(accumulate, zeros, (jnp.arange(num_microbatches), pieces))
+
+    def train_step(
+        state: TrainState, batch: Batch, root_key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        key = {
+            name: keys.stream(root_key, name, state.step)
+            for name in ("timesteps", "noise", "dropout")
+        }
+        batch_size = _batch_size(batch, num_microbatches)
+        t, weights = timestep_sampler.sample(key["timesteps"], state.timestep_state, batch_size)
+        pieces = jax.tree.map(lambda x: _deal(x, num_microbatches), (dict(batch), t, weights))
+        grads, terms = gradients(state.params, pieces, key["noise"], key["dropout"])
+        terms = {name: _gather(term) for name, term in terms.items()}
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        updated = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=update_ema(state.ema, params),
+            opt_state=opt_state,
+            timestep_state=timestep_sampler.update(state.timestep_state, t, terms["total"]),
+        )
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(grad_norm) & jnp.all(jnp.isfinite(terms["total"]))
+        metrics = {
+            **{name: jnp.mean(term) for name, term in terms.items()},
+            "weighted_total": jnp.mean(weights * terms["total"]),
+            **_by_quarter(terms["total"], t, num_timesteps),
+            "grad_norm": grad_norm,
+            "param_norm": optax.global_norm(params),
+            "learning_rate": optimizer.learning_rate(state.step),
+            "finite": finite,
+        }
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        return kept, metrics
+
+    return train_step
+
+
+def _batch_size(batch: Batch, num_microbatches: int) -> int:
+    sizes = {name: x.shape[0] for name, x in batch.items()}
+    size = next(iter(sizes.values()))
+    if set(sizes.values()) != {size}:
+        raise ValueError(f"the arrays of a batch differ in their number of rows: {sizes}")
+    if size % num_microbatches:
+        raise UserError(
+            f"the batch of {size} rows does not divide into {num_microbatches} microbatches; "
+            f"change one of the two"
+        )
+    return size
+
+
+def _deal(x: jax.Array, num_hands: int) -> jax.Array:
+    """Deal rows like cards, [B, ...] -> [M, B / M, ...].
+
+    Rows that lie on one device stay there; cutting the batch into blocks would move them.
+    """
+    return jnp.swapaxes(x.reshape(-1, num_hands, *x.shape[1:]), 0, 1)
+
+
+def _gather(x: jax.Array) -> jax.Array:
+    """Undo ``_deal``: [M, B / M] -> [B] in the order of the batch."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1)
+
+
+def _by_quarter(total: jax.Array, t: jax.Array, num_timesteps: int) -> Metrics:
+    """Sum the loss over each quarter of [0, T) and count the examples that fell into it.
+
+    Sums and counts, unlike means, can be added up over steps before dividing.
+    """
+    quarter = NUM_QUARTERS * t // num_timesteps
+    inside = quarter[:, None] == jnp.arange(NUM_QUARTERS)[None, :]
+    sums = jnp.sum(jnp.where(inside, total[:, None], 0.0), axis=0)
+    counts = jnp.sum(inside, axis=0)
+    return {
+        **{f"total_q{q}_sum": sums[q] for q in range(NUM_QUARTERS)},
+        **{f"total_q{q}_count": counts[q] for q in range(NUM_QUARTERS)},
+    }
