@@ -32,8 +32,8 @@ class Model(NamedTuple):
         embed: (params, input_ids int32 [B, L]) -> float32 [B, L, E], the mean of ``x_start``.
         head: params -> RoundingHead (the tied embedding table and the bias).
         denoise: the network, see ApplyDenoiser.
-        logical_axes: () -> pytree like the parameters, holding a tuple of logical axis names (or None)
-            per array dimension, from which ``scale.sharding`` derives placements.
+        logical_axes: () -> pytree like the parameters, holding a tuple of logical axis names (or
+            None) per array dimension, from which ``scale.sharding`` derives placements.
     """
 
     init: Callable[[jax.Array], Params]

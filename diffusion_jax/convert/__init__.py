@@ -1,0 +1,1 @@
+"""Parameters from and to other programs and file formats."""

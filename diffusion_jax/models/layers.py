@@ -1,0 +1,199 @@
+"""Building blocks of the denoiser, up to one Transformer block.
+
+Every parameter carries logical axis names (embed, mlp, heads, kv, ...), which say what a dimension
+is and not where it lives; ``scale.sharding`` maps names to a mesh.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.models.spec import DenoiserConfig
+
+Initializer = Callable[..., jax.Array]
+
+
+def symmetric_uniform(bound: float) -> Initializer:
+    """Initialise from U(-bound, bound)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def linear_initializers(style: str, fan_in: int) -> tuple[Initializer, Initializer]:
+    """Return the initialisers of a kernel and its bias.
+
+    "torch" is U(+-1/sqrt(fan_in)) for both, the default of ``torch.nn.Linear``; "lecun" is
+    N(0, 1/fan_in) and zero.
+    """
+    if style == "torch":
+        uniform = symmetric_uniform(1 / math.sqrt(fan_in))
+        return uniform, uniform
+    return nn.initializers.normal(1 / math.sqrt(fan_in)), nn.initializers.zeros_init()
+
+
+class Linear(nn.Module):
+    """Contract the last dimensions of the input with a kernel, and add a bias.
+
+    Attributes:
+        in_shape: sizes of the input dimensions that are summed over (the last ones).
+        out_shape: sizes of the dimensions that replace them.
+        axes: logical names of the kernel's dimensions, ``in_shape`` then ``out_shape``.
+        init_style: see DenoiserConfig.init.
+        dtype: what the product is computed in; the parameters are float32.
+    """
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init_style: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return ``x`` [..., *in_shape] mapped to [..., *out_shape]."""
+        summed = len(self.in_shape)
+        kernel_init, bias_init = linear_initializers(self.init_style, math.prod(self.in_shape))
+        kernel = self.param(
+            "kernel",
+            nn.with_partitioning(kernel_init, self.axes),
+            self.in_shape + self.out_shape,
+        )
+        bias = self.param(
+            "bias", nn.with_partitioning(bias_init, self.axes[summed:]), self.out_shape
+        )
+        y = jax.lax.dot_general(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            ((tuple(range(x.ndim - summed, x.ndim)), tuple(range(summed))), ((), ())),
+        )
+        return y + jax.lax.broadcast_to_rank(bias.astype(self.dtype), y.ndim)
+
+
+class LayerNorm(nn.Module):
+    """Normalise the last dimension in float32; returns the input's dtype."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return ``x`` [..., D] with mean 0 and variance 1 along D, scaled and shifted."""
+        width = (x.shape[-1],)
+        scale = self.param(
+            "scale", nn.with_partitioning(nn.initializers.ones_init(), ("embed",)), width
+        )
+        bias = self.param(
+            "bias", nn.with_partitioning(nn.initializers.zeros_init(), ("embed",)), width
+        )
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        y = y * jax.lax.broadcast_to_rank(scale, y.ndim)
+        return (y + jax.lax.broadcast_to_rank(bias, y.ndim)).astype(x.dtype)
+
+
+def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Zero entries of ``x`` with probability ``rate`` and rescale the others.
+
+    One byte decides an entry, so that four decisions cost one 32-bit draw: counter-based generators
+    are a large part of a training step on a CPU. The rate is therefore rounded to a multiple of
+    1/256 (0.1 becomes 0.1016); the rescaling uses the rounded rate, so the expectation is exact.
+    """
+    dropped_bytes = round(rate * 256)
+    if dropped_bytes == 0:
+        return x
+    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 4)), jnp.uint32)
+    random_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8)
+    random_bytes = random_bytes.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    keep = random_bytes >= jnp.uint8(dropped_bytes)
+    return jnp.where(keep, x * (256 / (256 - dropped_bytes)), jnp.zeros_like(x))
+
+
+class Dropout(nn.Module):
+    """Apply ``dropout`` where a dropout key was given to the network, else do nothing."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return ``x``, thinned out in training."""
+        if self.rate == 0 or not self.has_rng("dropout"):
+            return x
+        return dropout(self.make_rng("dropout"), x, self.rate)
+
+
+class SelfAttention(nn.Module):
+    """Attend from every position to every position: no mask, padding is an ordinary token."""
+
+    spec: DenoiserConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [B, L, D] to [B, L, D]."""
+        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+        heads = (spec.num_heads, spec.head_dim)
+        qkv = Linear(
+            (spec.hidden_dim,),
+            (3, *heads),
+            ("embed", None, "heads", "kv"),
+            spec.init,
+            dtype,
+            name="qkv",
+        )(x)
+        query, key, value = (qkv[..., index, :, :] for index in range(3))
+        if spec.attention_impl == "cudnn":
+            mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        else:
+            mixed = self._attend(query, key, value)
+        return Linear(
+            heads, (spec.hidden_dim,), ("heads", "kv", "embed"), spec.init, dtype, name="out"
+        )(mixed)
+
+    def _attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        scores = jnp.einsum("bqhk,bshk->bhqs", query, key, preferred_element_type=jnp.float32) * (
+            self.spec.head_dim**-0.5
+        )
+        weights = jax.nn.softmax(scores, axis=-1)
+        weights = Dropout(self.spec.attention_dropout)(weights).astype(value.dtype)
+        return jnp.einsum("bhqs,bshk->bqhk", weights, value)
+
+
+class Mlp(nn.Module):
+    """Two linear maps with the exact (erf) GELU between them."""
+
+    spec: DenoiserConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [B, L, D] to [B, L, D]."""
+        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+        inner, outer = (spec.mlp_dim,), (spec.hidden_dim,)
+        x = Linear(outer, inner, ("embed", "mlp"), spec.init, dtype, name="in")(x)
+        x = jax.nn.gelu(x, approximate=False)
+        return Linear(inner, outer, ("mlp", "embed"), spec.init, dtype, name="out")(x)
+
+
+class Block(nn.Module):
+    """One Transformer layer, in the ``(carry, input) -> (carry, output)`` form that scan wants."""
+
+    spec: DenoiserConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        """Map [B, L, D] to [B, L, D]."""
+        spec = self.spec
+        for name, branch in (("attention", SelfAttention), ("mlp", Mlp)):
+            norm = LayerNorm(spec.norm_eps, name=f"{name}_norm")
+            inner = branch(spec, name=name)
+            drop = Dropout(spec.dropout)
+            if spec.norm == "pre":
+                x = x + drop(inner(norm(x)))
+            else:
+                x = norm(x + drop(inner(x)))
+        return x, None

@@ -1,0 +1,122 @@
+"""The shape of a denoiser, as data: read by the configuration and by the network, needs no jax."""
+
+import dataclasses
+
+from diffusion_jax.errors import UserError
+
+_CHOICES = {
+    "norm": ("post", "pre"),
+    "init": ("lecun", "torch"),
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "dots", "full"),
+    "attention_impl": ("xla", "cudnn"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserConfig:
+    """Describe the Transformer that predicts ``x_start`` (defaults: the published BERT-base).
+
+    Attributes:
+        vocab_size: V, number of token ids. None until the tokenizer is known.
+        embed_dim: E, width of the word vectors, which is the space that diffusion runs in.
+        hidden_dim: D, width of the Transformer.
+        num_layers: number of Transformer blocks.
+        num_heads: attention heads; must divide ``hidden_dim``.
+        mlp_dim: width of the feed-forward layers.
+        max_length: rows of the position table, the longest sequence the network accepts.
+        time_dim: width of the sinusoidal time features.
+        dropout: probability of dropping a hidden unit, in [0, 1).
+        attention_dropout: probability of dropping an attention weight, in [0, 1).
+        norm: "post" (BERT, published) or "pre" LayerNorm.
+        self_conditioning: feed the previous estimate of ``x_start`` beside ``x_t`` (Chen et al.
+            2022).
+        mean_embed: learn the soft absorbing state of DiffuSeq-v2, a vector [E].
+        init: "lecun" (LeCun normal kernels, zero biases, small positions) or "torch", the defaults
+            of PyTorch that both published programs train from.
+        dtype: what matrix products are computed in. Parameters, softmax, LayerNorm and the output
+            stay float32.
+        remat: what the backward pass computes again to save memory: "none", "dots" (everything but
+            the matrix products) or "full" (a whole block at a time).
+        attention_impl: "xla" everywhere, or "cudnn" (NVIDIA; needs bfloat16, no attention dropout).
+        norm_eps: added to the variance in LayerNorm.
+    """
+
+    vocab_size: int | None = None
+    embed_dim: int = 128
+    hidden_dim: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    max_length: int = 512
+    time_dim: int = 128
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    norm: str = "post"
+    self_conditioning: bool = False
+    mean_embed: bool = False
+    init: str = "lecun"
+    dtype: str = "float32"
+    remat: str = "none"
+    attention_impl: str = "xla"
+    norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("embed_dim", "hidden_dim", "num_layers", "num_heads"),
+            *("mlp_dim", "max_length", "time_dim"),
+        ):
+            _require(
+                getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1"
+            )
+        _require(
+            self.vocab_size is None or self.vocab_size >= 1,
+            "vocab_size",
+            self.vocab_size,
+            "at least 1, or None to take it from the tokenizer",
+        )
+        for name in ("dropout", "attention_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        for name, allowed in _CHOICES.items():
+            _require(
+                getattr(self, name) in allowed,
+                name,
+                getattr(self, name),
+                "one of " + ", ".join(allowed),
+            )
+        _require(self.norm_eps > 0, "norm_eps", self.norm_eps, "positive")
+        _require(
+            self.hidden_dim % self.num_heads == 0,
+            "num_heads",
+            self.num_heads,
+            f"a divisor of hidden_dim ({self.hidden_dim})",
+        )
+        if self.attention_impl == "cudnn":
+            _require(self.dtype == "bfloat16", "dtype", self.dtype, "bfloat16 with cudnn attention")
+            _require(
+                self.attention_dropout == 0,
+                "attention_dropout",
+                self.attention_dropout,
+                "0 with cudnn attention",
+            )
+            _require(
+                self.head_dim % 8 == 0,
+                "num_heads",
+                self.num_heads,
+                "such that hidden_dim / num_heads is a multiple of 8 with cudnn attention",
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def input_dim(self) -> int:
+        """Width of what enters the network at each position."""
+        return self.embed_dim * (2 if self.self_conditioning else 1)
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise UserError(f"model.{name} is {value!r}; it must be {allowed}")
