@@ -22,8 +22,8 @@ def make_mesh(
 
     Args:
         data: copies of the model, each on its own rows of the batch.
-        fsdp: pieces that parameters, averages and optimiser state are cut into; also splits the batch
-            (ZeRO stage 3, Rajbhandari et al. 2020).
+        fsdp: pieces that parameters, averages and optimiser state are cut into; also splits the
+            batch (ZeRO stage 3, Rajbhandari et al. 2020).
         tensor: pieces that single matrix products are cut into (Shoeybi et al. 2019).
         devices: what to lay out; default all devices of all processes.
 

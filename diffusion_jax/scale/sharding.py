@@ -1,7 +1,7 @@
 """Where every array of a run lives: logical axis names in, placements out.
 
-A model names the axes of its parameters (``Model.logical_axes``); this module alone decides which of
-them are cut over which axis of the mesh. No path of the program depends on the answer.
+A model names the axes of its parameters (``Model.logical_axes``); this module alone decides which
+of them are cut over which axis of the mesh. No path of the program depends on the answer.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ SCANNED_AXES = ("layers",)
 def partition_spec(mesh: Mesh, shape: tuple[int, ...], axes: LogicalAxes, name: str) -> P:
     """Decide how one parameter is cut.
 
-    ``tensor`` takes the first axis that it may cut; ``fsdp`` takes the largest remaining axis that it
-    divides. An array without such an axis is kept whole on every device.
+    ``tensor`` takes the first axis that it may cut; ``fsdp`` takes the largest remaining axis that
+    it divides. An array without such an axis is kept whole on every device.
 
     Args:
         mesh: with axes ``fsdp`` and ``tensor``.
@@ -119,7 +119,7 @@ def state_shardings(
     return type(abstract_state)(
         step=whole,
         params=params,
-        ema={name: params for name in abstract_state.ema},
+        ema=dict.fromkeys(abstract_state.ema, params),
         opt_state=opt_state,
         timestep_state=jax.tree.map(lambda _: whole, abstract_state.timestep_state),
     )
