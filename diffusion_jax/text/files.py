@@ -1,0 +1,63 @@
+"""Reading text files safely: every complaint names the file and the line."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from diffusion_jax.errors import UserError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def check_file(path: str | Path) -> Path:
+    """Return the path of a file that exists and is not empty.
+
+    Raises:
+        UserError: There is no such file, it is a directory, or it is empty.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; give the path of a file")
+    if not path.exists():
+        raise UserError(f"{path}: no such file{_nearest_file(path)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty; it must hold at least one example")
+    return path
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line without its end) of a UTF-8 file, one line in memory.
+
+    Raises:
+        UserError: The file is missing or empty, or a line is not UTF-8.
+    """
+    path = check_file(path)
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if number == 1:
+                raw = raw.removeprefix(_BOM)
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: not UTF-8 text (byte {error.object[error.start]:#04x} "
+                    f"at position {error.start}); convert the file to UTF-8"
+                ) from None
+            yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def listing(wanted: str, present: Iterable[str]) -> str:
+    """Return the nearest name and all names, for a message about a name that is not there."""
+    names = sorted(present)
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}there is: {', '.join(names) or 'nothing'}"
+
+
+def _nearest_file(path: Path) -> str:
+    """Return a hint about a file with a similar name in the same directory."""
+    if not path.parent.is_dir():
+        return f" (the directory {path.parent} does not exist)"
+    names = [p.name for p in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
