@@ -3,16 +3,21 @@
 Everything numeric in this package speaks through these few shapes, so that a sampler never sees a
 network, a loss never sees a configuration, and a test can stand in for either.
 
-Dimensions: B batch, L length, E embedding width, V vocabulary, T training timesteps, S sampling steps.
+Dimensions: B batch, L length, E embedding width, V vocabulary, T training timesteps, S sampling
+steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 Params = Any
 """A nested dict of parameter arrays (a pytree)."""
+
+Array = jax.Array | np.ndarray
+"""Host tables stay NumPy until a compiled function reads them."""
 
 
 class DenoiseFn(Protocol):
@@ -31,7 +36,7 @@ class DenoiseFn(Protocol):
 
 
 class LogProbFn(Protocol):
-    """Score latents for guidance: one log-probability (nats) per example, differentiable in ``x``."""
+    """Score latents for guidance: one log-probability (nats) per example, differentiable in x."""
 
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
         """Map ``x`` [B, L, E] and time labels [B] to log-probabilities [B]."""
@@ -46,6 +51,76 @@ class RoundingHead(NamedTuple):
 
     weight: jax.Array
     bias: jax.Array
+
+
+class StepInfo(NamedTuple):
+    """One step of a reverse chain, from index ``t`` to ``t_prev``.
+
+    A step grid holds every field as an array [S]; a scan hands the sampler one scalar of each. The
+    differences ``1 - ...`` are fields of their own because float32 cannot form them again from
+    ``alpha_bar`` where that is close to 1.
+
+    Attributes:
+        index: int32, position in the chain, 0 first.
+        t: int32 schedule index of the state before the step (0 = least noisy).
+        t_prev: int32 schedule index of the state after it; -1 means clean data.
+        alpha_bar: float32, cumulative product of alphas at ``t``.
+        alpha_bar_prev: float32, the same at ``t_prev`` (1 at -1).
+        one_minus_alpha_bar: float32, ``1 - alpha_bar``.
+        one_minus_alpha_bar_prev: float32, ``1 - alpha_bar_prev``.
+        beta: float32, ``1 - alpha_bar / alpha_bar_prev``, the beta of this one jump.
+        time: float32, what the network is told at ``t``.
+        time_prev: float32, the label of ``t_prev`` (that of index 0 where ``t_prev`` is -1).
+    """
+
+    index: Array
+    t: Array
+    t_prev: Array
+    alpha_bar: Array
+    alpha_bar_prev: Array
+    one_minus_alpha_bar: Array
+    one_minus_alpha_bar_prev: Array
+    beta: Array
+    time: Array
+    time_prev: Array
+
+
+class StepOutput(NamedTuple):
+    """What a sampler reports about one step, for guides and for people.
+
+    Attributes:
+        pred_x_start: float32 [B, L, E], the (clamped) estimate that the step used.
+        mean: float32 [B, L, E], the mean of the new state.
+        sigma: float32 scalar, the standard deviation of the noise that the step added.
+    """
+
+    pred_x_start: jax.Array
+    mean: jax.Array
+    sigma: jax.Array
+
+
+class XStartTransform(Protocol):
+    """Change the estimate of ``x_start`` before a sampler uses it (clamping and the like)."""
+
+    def __call__(self, pred_x_start: jax.Array, info: StepInfo) -> jax.Array:
+        """Map [B, L, E] to [B, L, E]."""
+        ...
+
+
+class Guidance(NamedTuple):
+    """A guide moves the state after every sampler step, before anchored positions are restored.
+
+    Attributes:
+        init: initial latent [B, L, E] -> guide state (any pytree, () where there is none).
+        apply: (keys [B] of this step, x [B, L, E], state, info, output) -> (x, state), where ``x``
+            is the new state of the chain, at noise level ``info.t_prev``.
+    """
+
+    init: Callable[[jax.Array], Any]
+    apply: Callable[
+        [jax.Array, jax.Array, Any, StepInfo, StepOutput],
+        tuple[jax.Array, Any],
+    ]
 
 
 def check_shape(name: str, x: jax.Array, shape: Sequence[int | None]) -> None:
