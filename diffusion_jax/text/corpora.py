@@ -99,7 +99,8 @@ def open_corpus(
     _refuse_options(spec, kind, columns, where, keep_newline, seed, data_dir)
     first = next(reader(), None)
     if first is None:
-        raise UserError(f"{spec}: no example; it must hold at least one")
+        reason = f" with {dict(where)}" if where else ""
+        raise UserError(f"{spec}: no example{reason}; it must hold at least one")
     reader, paired = _for_task(spec, reader, first, task, kind)
     identity = {
         "spec": spec,
@@ -112,7 +113,7 @@ def open_corpus(
         "size": size,
         "seed": seed,
         "files": [_file_identity(path) for path in files],
-        # The grammar and TFDS have no files of their own to stat.
+        # The grammar has no file: a new version of it shows here.
         "first_examples": _digest(itertools.islice(reader(), 16)),
     }
     if kind == "grammar" and size is None:
@@ -138,7 +139,8 @@ def _reader(
         from diffusion_jax.text.tfds_reader import tfds_reader
 
         name = spec.removeprefix("tfds:")
-        return "tfds", tfds_reader(name, split, columns, where, data_dir), []
+        reader, info_file = tfds_reader(name, split, columns, where, data_dir)
+        return "tfds", reader, [info_file]
     if format == "parallel" or (format == "auto" and "," in spec and not Path(spec).exists()):
         src, comma, trg = spec.partition(",")
         if not comma:

@@ -16,8 +16,11 @@ from diffusion_jax.text.files import listing, read_lines
 _KNOWN_COLUMNS = (
     {"src": "src", "trg": "trg"},
     {"src": "mr", "trg": "ref"},
+    {"src": "meaning_representation", "trg": "target"},
     {"text": "text"},
 )
+# Columns of the E2E challenge in which attributes are written name[The Vaults], food[English].
+_MEANING_COLUMNS = ("mr", "meaning_representation")
 _STARS = re.compile(r"\*{3,}")
 _MEANING_SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*")
 
@@ -150,7 +153,7 @@ def example_of_row(
             raise UserError(
                 f"{place}: column {name!r} holds {type(value).__name__}, but must hold text"
             )
-        if attributes := meaning_attributes(value):
+        if name in _MEANING_COLUMNS and (attributes := meaning_attributes(value)):
             fields["attributes"] = attributes
             value = linearise(attributes)
         taken[role] = value.strip()
@@ -170,7 +173,7 @@ def _usual_columns(row: Mapping[str, Any], place: str) -> Mapping[str, str]:
         if all(name in row for name in columns.values()):
             return columns
     raise UserError(
-        f"{place}: neither src and trg, nor mr and ref, nor text is a column; there is: "
+        f"{place}: neither text, nor src and trg, nor mr and ref is a column; there is: "
         f"{', '.join(sorted(row))}; say which columns to use"
     )
 
