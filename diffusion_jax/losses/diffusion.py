@@ -1,0 +1,196 @@
+"""Training losses of both systems: one function per term, one composition.
+
+The objective of Diffusion-LM (arXiv:2205.14217, equation 2) and DiffuSeq (arXiv:2210.08933,
+equation 2), as their published code computes it, is for every example the sum of
+
+    mse           |x_start - f(x_t, t)|^2, or |x_start_mean - f(x_t, t)|^2 at t = 0
+    prior         |E[x_T | x_start]|^2, which keeps x_T free of signal
+    rounding_nll  -log p(input_ids | x_start)
+
+averaged over positions and embedding coordinates. The two differ in the noise mask alone: it is
+True everywhere for Diffusion-LM and on the target for DiffuSeq. Nothing is detached: gradients
+reach the embedding through ``x_start``, ``x_t`` and the tied rounding head.
+
+Dimensions: B batch, L length, E embedding width, T timesteps.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.forward import (
+    q_sample,
+    q_sample_soft_absorbing,
+    sample_x_start,
+    x_start_from_eps,
+)
+from diffusion_jax.losses.terms import (
+    Draws,
+    LossTerms,
+    mean_over_positions,
+    penalty_term,
+    prior_term,
+    require_choice,
+    resolve_draws,
+    squared_error,
+    time_label,
+)
+from diffusion_jax.models.base import Model
+from diffusion_jax.rounding import token_nll
+from diffusion_jax.schedules import NoiseSchedule
+from diffusion_jax.types import Params, RoundingHead, check_shape
+
+TokenNLL = Callable[[RoundingHead, jax.Array, jax.Array], jax.Array]
+
+
+def diffusion_loss(
+    key: jax.Array | None,
+    model: Model,
+    params: Params,
+    schedule: NoiseSchedule,
+    input_ids: jax.Array,
+    noise_mask: jax.Array,
+    t: jax.Array,
+    *,
+    dropout_key: jax.Array | None = None,
+    self_cond_rate: float = 0.0,
+    positions: Literal["all", "target"] = "all",
+    parameterization: Literal["x_start", "eps"] = "x_start",
+    nll_input: Literal["x_start", "prediction"] = "x_start",
+    mean_embed: jax.Array | None = None,
+    absorb_rate: float = 0.0,
+    penalty_weight: float = 0.01,
+    token_nll_fn: TokenNLL = token_nll,
+    draws: Draws | None = None,
+) -> LossTerms:
+    """Compute the training loss of Diffusion-LM, DiffuSeq or DiffuSeq-v2, per example.
+
+    Args:
+        key: typed key; None where ``draws`` is given.
+        model: the denoiser.
+        params: its parameters.
+        schedule: the noise schedule.
+        input_ids: int32 [B, L].
+        noise_mask: bool [B, L], True where a position is noised and generated.
+        t: int32 [B], in [0, T).
+        dropout_key: typed key; None switches dropout off.
+        self_cond_rate: share of examples for which the network also sees its own estimate, made in
+            a first pass without gradient (Chen et al. 2022, arXiv:2208.04202). The model must have
+            been built with self-conditioning.
+        positions: average over ``"all"`` positions, as published, or over the noised ones
+            (``"target"``), as DiffuSeq's equation 2 has it.
+        parameterization: what the network's output is read as. ``"eps"`` regresses the noise.
+        nll_input: compute ``rounding_nll`` on the drawn ``"x_start"``, as published, or on the
+            network's ``"prediction"`` of it.
+        mean_embed: float32 [E], the soft absorbing state of DiffuSeq-v2, usually
+            ``params["mean_embed"]``; None for the other two systems.
+        absorb_rate: probability of absorbing a token at full noise; needs ``mean_embed``.
+        penalty_weight: weight of the norm of ``mean_embed``; unused without one.
+        token_nll_fn: rounding loss, (head, x [..., E], ids [...]) -> nats [...].
+        draws: all random numbers, instead of drawing them with ``key``.
+
+    Returns:
+        The terms, each float32 [B].
+
+    Raises:
+        UserError: an unknown choice, a rate outside [0, 1], or options that exclude each other.
+    """
+    _check_options(positions, parameterization, nll_input, mean_embed, absorb_rate, self_cond_rate)
+    check_shape("input_ids", input_ids, (None, None))
+    check_shape("noise_mask", noise_mask, input_ids.shape)
+    check_shape("t", t, input_ids.shape[:1])
+
+    x_start_mean = model.embed(params, input_ids)
+    rates = {"absorb_rate": absorb_rate, "self_cond_rate": self_cond_rate}
+    draws = resolve_draws(key, draws, schedule, x_start_mean, t, **rates)
+    x_start = sample_x_start(None, schedule, x_start_mean, noise=draws.x_start_noise)
+    x_t = _noise(schedule, x_start, t, noise_mask, mean_embed, draws)
+
+    def read_x_start(output: jax.Array) -> jax.Array:
+        if parameterization == "x_start":
+            return output
+        return x_start_from_eps(schedule, x_t, t, output)
+
+    output = _denoise(model, params, schedule, x_t, t, dropout_key, draws, read_x_start)
+    pred_x_start = read_x_start(output)
+
+    # 1. The network's error. At t = 0 the target is the embedding, not the draw around it.
+    error = squared_error(x_start if parameterization == "x_start" else draws.q_noise, output)
+    error = jnp.where((t == 0)[:, None], squared_error(x_start_mean, pred_x_start), error)
+    # 2. The signal that is left at the end of the forward process.
+    prior = prior_term(schedule, x_start)
+    # 3. The words, given the latent.
+    latent = x_start if nll_input == "x_start" else pred_x_start
+    nll = token_nll_fn(model.head(params), latent, input_ids)
+
+    counted = noise_mask if positions == "target" else None
+    return LossTerms(
+        mse=mean_over_positions(error, counted),
+        prior=mean_over_positions(prior, counted),
+        rounding_nll=mean_over_positions(nll, counted),
+        penalty=penalty_term(mean_embed, penalty_weight, t),
+    )
+
+
+def _noise(
+    schedule: NoiseSchedule,
+    x_start: jax.Array,
+    t: jax.Array,
+    noise_mask: jax.Array,
+    mean_embed: jax.Array | None,
+    draws: Draws,
+) -> jax.Array:
+    """Return ``x_t``, around the soft absorbing state where there is one."""
+    noise = draws.q_noise
+    if mean_embed is None:
+        return q_sample(None, schedule, x_start, t, noise_mask, noise=noise)
+    return q_sample_soft_absorbing(
+        None, schedule, x_start, t, noise_mask, mean_embed, draws.absorb_mask, noise=noise
+    )
+
+
+def _denoise(
+    model: Model,
+    params: Params,
+    schedule: NoiseSchedule,
+    x_t: jax.Array,
+    t: jax.Array,
+    dropout_key: jax.Array | None,
+    draws: Draws,
+    read_x_start: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Run the network, twice where some examples are to see their own estimate."""
+    time = time_label(schedule, t)
+    if draws.self_cond_mask is None:
+        return model.denoise(params, x_t, time, dropout_key=dropout_key)
+    first_key, second_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    # Stopping the inputs too keeps the first pass out of differentiation altogether.
+    frozen = jax.lax.stop_gradient(params)
+    blank = jnp.zeros_like(x_t)
+    first = model.denoise(frozen, jax.lax.stop_gradient(x_t), time, blank, dropout_key=first_key)
+    estimate = jax.lax.stop_gradient(read_x_start(first))
+    self_cond = jnp.where(draws.self_cond_mask[:, None, None], estimate, blank)
+    return model.denoise(params, x_t, time, self_cond, dropout_key=second_key)
+
+
+def _check_options(
+    positions: str,
+    parameterization: str,
+    nll_input: str,
+    mean_embed: jax.Array | None,
+    absorb_rate: float,
+    self_cond_rate: float,
+) -> None:
+    require_choice("positions", positions, ("all", "target"))
+    require_choice("parameterization", parameterization, ("x_start", "eps"))
+    require_choice("nll_input", nll_input, ("x_start", "prediction"))
+    for name, rate in (("absorb_rate", absorb_rate), ("self_cond_rate", self_cond_rate)):
+        if not 0.0 <= rate <= 1.0:
+            raise UserError(f"{name}={rate} must lie between 0 and 1")
+    if mean_embed is None and absorb_rate > 0.0:
+        raise UserError(f"absorb_rate={absorb_rate} needs a model with mean_embed=True")
+    if mean_embed is not None and parameterization == "eps":
+        raise UserError("mean_embed works with parameterization='x_start' only, not 'eps'")
