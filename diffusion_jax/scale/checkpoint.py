@@ -92,7 +92,7 @@ class CheckpointStore:
         it is complete.
 
         Args:
-            step: updates made; must not have been saved before.
+            step: updates made; a checkpoint of the same step is replaced.
             state: a dataclass of pytrees of arrays.
             metadata: what else a reader needs, as JSON values.
         """
@@ -102,6 +102,7 @@ class CheckpointStore:
             {**parts, fmt.CHECKSUMS: fmt.checksums(parts)},
             checkpointable_name=_ITEM,
             force=True,
+            overwrite=step in self.steps(),
             custom_metadata=fmt.seal(dict(metadata or {})),
         )
 
