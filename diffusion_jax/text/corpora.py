@@ -41,7 +41,8 @@ Task = Literal["auto", "text", "pair"]
 _FORMAT_OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".txt": "lines"}
 _FORMATS_WITH_COLUMNS = ("csv", "jsonl", "tfds")
 _FORMATS_WITH_NEWLINE = ("lines", "e2e")
-_GRAMMAR_PAIRS = ("data_to_text", "paraphrase")
+# What follows "grammar:SIZE/", and the grammar's method that draws it.
+_GRAMMAR_DRAWS = {"": "corpus", "data_to_text": "data_to_text", "paraphrase": "paraphrases"}
 _GRAMMAR_SPLITS = ("train", "validation", "test")
 DEFAULT_GRAMMAR_SIZE = 20_000
 _GRAMMAR_PART = 500
@@ -182,15 +183,12 @@ def _grammar_reader(spec: str, split: str, size: int | None, seed: int | None) -
 
     grammar_size, slash, pairs = spec.removeprefix("grammar:").partition("/")
     grammar = load_grammar(grammar_size)
-    if slash and pairs not in _GRAMMAR_PAIRS:
-        raise UserError(f"{spec}: no pairs {pairs!r}; {listing(pairs, _GRAMMAR_PAIRS)}")
+    if pairs not in _GRAMMAR_DRAWS or (slash and not pairs):
+        known = filter(None, _GRAMMAR_DRAWS)
+        raise UserError(f"{spec}: no pairs {pairs!r}; {listing(pairs, known)}")
     if split not in _GRAMMAR_SPLITS:
         raise UserError(f"{spec}: no split {split!r}; {listing(split, _GRAMMAR_SPLITS)}")
-    draw = {
-        "": grammar.corpus,
-        "data_to_text": grammar.data_to_text,
-        "paraphrase": grammar.paraphrases,
-    }[pairs]
+    draw = getattr(grammar, _GRAMMAR_DRAWS[pairs])
 
     def read() -> Iterator[Example]:
         # Each part is a draw of its own, so that no more than one is in memory.

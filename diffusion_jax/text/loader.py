@@ -41,8 +41,11 @@ class Loader:
             process_count: How many processes share the batch.
 
         Raises:
-            UserError: The batch size is not positive or not divisible by the process count.
+            UserError: The batch size is not positive or not divisible by the process count, or
+                the seed is negative.
         """
+        if seed < 0:
+            raise UserError(f"the seed is {seed}, but must be 0 or more")
         self._own = _own_rows(global_batch_size, process_index, process_count)
         self.store = store
         self.global_batch_size = global_batch_size

@@ -51,18 +51,12 @@ class WordTokenizer:
                 ``decode`` then glues to the next piece.
 
         Raises:
-            UserError: A word occurs twice, or is not what splitting on whitespace can give.
+            UserError: A word occurs twice.
         """
         if repeated := duplicates(words):
             raise UserError(
                 f"the vocabulary holds {repeated[0]!r} more than once; every word needs one id"
             )
-        for word in words:
-            if not _WORD.fullmatch(word):
-                raise UserError(
-                    f"the vocabulary holds {word!r}, which is empty or contains whitespace; "
-                    "words are separated by whitespace"
-                )
         self.words = tuple(words)
         self.bpe_markers = bpe_markers
         self._id_of = {word: i for i, word in enumerate(self.words, start=len(_SPECIAL_TEXTS))}
@@ -159,7 +153,8 @@ def _words_of_json(path: Path) -> list[str]:
         table = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a vocabulary, invalid JSON: {error}") from None
-    if not isinstance(table, dict) or sorted(table.values()) != list(range(len(table))):
+    ids = list(table.values()) if isinstance(table, dict) else [None]
+    if not all(type(i) is int for i in ids) or sorted(ids) != list(range(len(ids))):
         raise UserError(f"{path}: a vocabulary must map every word to its id, 0 to size - 1")
     ordered = sorted(table, key=table.__getitem__)
     specials, words = tuple(ordered[:4]), ordered[4:]

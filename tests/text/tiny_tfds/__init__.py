@@ -1,0 +1,1 @@
+"""A dataset in the shape of ``e2e_cleaned``; TFDS wants builders to live in a package."""
