@@ -1,7 +1,8 @@
 """A chart parser: membership, inside probability and best derivation in one pass.
 
-Top-down from left to right with every (symbol, position, mask) worked out once. The mask is part of the item
-because a rule's probability depends on what has been said before it.
+Top-down from left to right, with every (symbol, position, mask) worked out once. The mask is part
+of the item because a rule's probability depends on what has been said before it. The inside
+algorithm is that of Baker (1979), over items that carry the mask at both ends.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ _WORD, _SLOT, _REF = range(3)
 class Item(NamedTuple):
     """One way a symbol can end: where, with what said, how probably.
 
-    ``inside`` sums over derivations, ``best`` is the probability of ``node``, the most probable one.
+    ``inside`` sums over derivations; ``best`` is the probability of ``node``, the most probable.
     """
 
     end: int

@@ -1,11 +1,12 @@
 """The grammar of one agreement class, with the probability of each choice worked out.
 
-The state of a derivation, carried from left to right, is the set of attributes said so far, as a bit mask.
-A rule can be chosen at a mask when every derivation that it opens can be completed, and the weights of the
-rules that can be chosen are normalised. So no derivation gets stuck, and probabilities sum to one at every
-choice.
+The state of a derivation, carried from left to right, is the set of attributes said so far, as a
+bit mask. A rule can be chosen at a mask when every derivation that it opens can be completed, and
+the weights of the rules that can be chosen are normalised. So no derivation gets stuck, and
+probabilities sum to one at every choice.
 """
 
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -24,8 +25,8 @@ START = "top"
 BIT = {attribute: 1 << i for i, attribute in enumerate(lexicon.ATTRIBUTES)}
 
 
-def mask_of(attributes: dict[str, str]) -> int:
-    """Return the bit mask of the attributes that have a value."""
+def mask_of(attributes: Iterable[str]) -> int:
+    """Return the bit mask of a set of attributes."""
     return sum(BIT[attribute] for attribute in attributes)
 
 

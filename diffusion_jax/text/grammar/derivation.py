@@ -66,6 +66,23 @@ def draw(grammar: CompiledClass, rng: Random) -> tuple[Node, float]:
     return node, math.log(grammar.probability * probability)
 
 
+def log_prob_of(grammar: CompiledClass, node: Node) -> float:
+    """Return the log-probability of a derivation, the class's included."""
+
+    def measure(node: Node, mask: int) -> tuple[float, int]:
+        choices = grammar.choices(node.rule.symbol, mask)
+        probability = choices.probabilities[choices.rules.index(node.rule)]
+        for child in node.children:
+            if isinstance(child, Phrase):
+                inner, mask = child.probability, mask | BIT[child.attribute]
+            else:
+                inner, mask = measure(child, mask)
+            probability *= inner
+        return probability, mask
+
+    return math.log(grammar.probability * measure(node, 0)[0])
+
+
 def spell(words: list[str]) -> tuple[str, ...]:
     """Return the words with each indefinite article in the form that the next word asks for."""
     following = [*words[1:], ""]
@@ -76,7 +93,7 @@ def spell(words: list[str]) -> tuple[str, ...]:
 
 def takes_an(word: str) -> bool:
     """Return whether the indefinite article before ``word`` is "an"."""
-    return word[:1] in "aeiou" and word not in lexicon.CONSONANT_SOUND
+    return word.startswith(tuple("aeiou")) and word not in lexicon.CONSONANT_SOUND
 
 
 def words_of(node: Node) -> tuple[str, ...]:
@@ -104,10 +121,9 @@ def attributes_of(node: Node) -> dict[str, str]:
 
 
 def _said(node: Node) -> Iterator[tuple[str, str]]:
-    fillers = (leaf for leaf in node.rule.leaves if not isinstance(leaf, Word))
-    for leaf, child in zip(fillers, node.children):
+    for child in node.children:
         if isinstance(child, Phrase):
-            yield leaf.attribute, child.value
+            yield child.attribute, child.value
         else:
             yield from _said(child)
 

@@ -1,12 +1,13 @@
 """The words of the restaurant grammar: attributes, their values and how each value is said.
 
-``NAMES`` lists the names by agreement class. In ``VALUES`` a heading names an attribute, and each indented
-line one of its values::
+``NAMES`` lists the names by agreement class; those after the semicolon are only in ``full``. In
+``VALUES`` a heading names an attribute, and each indented line one of its values::
 
     value weight[*] | form: phrase ; phrase | form: phrase
 
-A phrase is a template without symbols (see ``rules.py``). A value is drawn by its weight, whatever the form, so
-each form that the rules use says every value. A line that starts with ``|`` goes on with the value above. ``*`` marks a value, or a phrase, that only ``full`` has.
+A phrase is a template without symbols (see ``rules.py``). A value is drawn by its weight, whatever
+the form, so each form that the rules use says every value. A line that starts with ``|`` goes on
+with the value above. ``*`` marks a value, or a phrase, that only ``full`` has.
 """
 
 ATTRIBUTES = ("name", "kind", "food", "price", "rating", "area", "near", "family_friendly")
@@ -19,12 +20,13 @@ NAMES = {
         golden fox, silver spoon, blue lantern, red barn, white swan, green garden;
         black kettle, copper pot, rusty anchor, hungry bear, jolly sailor, merry monk, gentle lamb,
         crooked chimney, velvet rose, iron horse, laughing duck, singing nightingale, lucky clover,
-        sleepy owl, brave bull, hidden vineyard, painted plate, orange tree, amber falcon, emerald pearl
+        sleepy owl, brave bull, hidden vineyard, painted plate, orange tree, amber falcon,
+        emerald pearl
         """,
     "they": """
         miller sisters, baker brothers;
-        rossi twins, novak brothers, park sisters, silva cousins, fox brothers, duval sisters, swan twins,
-        haddad brothers
+        rossi twins, novak brothers, park sisters, silva cousins, fox brothers, duval sisters,
+        swan twins, haddad brothers
         """,
     "she": "rosa, ines; mei, anna, leila, hana, olga, priya",
     "he": "marco, omar; pierre, ivan, kenji, tom, diego, anil",
@@ -36,7 +38,7 @@ kind
   pub 2           | noun: pub/NN
   cafe 2          | noun: cafe/NN
   inn 2           | noun: inn/NN
-  bistro 2*       | noun: bistro/NN
+  bistro 2        | noun: bistro/NN
   diner 1*        | noun: diner/NN
   tavern 1*       | noun: tavern/NN
   brasserie 1*    | noun: brasserie/NN
@@ -52,7 +54,7 @@ food
   italian 3      | adj: italian/JJ | mass: fresh/JJ pasta/NN | plural: thin/JJ pizzas/NNS
   indian 3       | adj: indian/JJ | mass: lentil/NN dal/NN | plural: lamb/NN samosas/NNS
   japanese 2     | adj: japanese/JJ | mass: raw/JJ sushi/NN | plural: soba/NN noodles/NNS
-  chinese 3*     | adj: chinese/JJ | mass: roast/JJ duck/NN | plural: steamed/VBN dumplings/NNS
+  chinese 2      | adj: chinese/JJ | mass: roast/JJ duck/NN | plural: steamed/VBN dumplings/NNS
   mexican 2*     | adj: mexican/JJ | mass: bean/NN chili/NN | plural: corn/NN tacos/NNS
   spanish 2*     | adj: spanish/JJ | mass: seafood/NN paella/NN | plural: cold/JJ tapas/NNS
   greek 2*       | adj: greek/JJ | mass: baked/VBN moussaka/NN | plural: stuffed/VBN olives/NNS
@@ -72,7 +74,7 @@ food
 
 price
   low 3
-      | adj: cheap/JJ ; *inexpensive/JJ
+      | adj: cheap/JJ ; inexpensive/JJ
       | noun: low/JJ prices/NNS ; *modest/JJ prices/NNS
       | level: low/JJ ; *modest/JJ
   moderate 2
@@ -105,8 +107,8 @@ rating
       | adj: mixed/JJ ; uneven/JJ
       | adv: unevenly/RB
       | stars: (NP two/CD out/IN of/IN five/CD)
-  good 2*
-      | adj: good/JJ ; solid/JJ
+  good 2
+      | adj: good/JJ ; *solid/JJ
       | adv: well/RB
       | stars: (NP four/CD out/IN of/IN five/CD)
 
@@ -114,7 +116,7 @@ area
   city centre 3          | place: in/IN (NP the/DT city/NN centre/NN)
   riverside 2            | place: on/IN (NP the/DT riverside/NN)
   old town 2             | place: in/IN (NP the/DT old/JJ town/NN)
-  harbour 1*             | place: at/IN (NP the/DT harbour/NN)
+  harbour 1              | place: at/IN (NP the/DT harbour/NN)
   university quarter 1*  | place: in/IN (NP the/DT university/NN quarter/NN)
   market district 1*     | place: in/IN (NP the/DT market/NN district/NN)
   northern suburbs 1*    | place: in/IN (NP the/DT northern/JJ suburbs/NNS)
@@ -130,7 +132,7 @@ near
   grand theatre 1      | noun: (NP the/DT grand/JJ theatre/NN)
   botanic garden 1*    | noun: (NP the/DT botanic/JJ garden/NN)
   fish market 1*       | noun: (NP the/DT fish/NN market/NN)
-  clock tower 1*       | noun: (NP the/DT clock/NN tower/NN)
+  clock tower 1        | noun: (NP the/DT clock/NN tower/NN)
   royal palace 1*      | noun: (NP the/DT royal/JJ palace/NN)
   public library 1*    | noun: (NP the/DT public/JJ library/NN)
   art museum 1*        | noun: (NP the/DT art/NN museum/NN)
@@ -194,14 +196,38 @@ CONSONANT_SOUND = frozenset({"european", "one", "university"})
 
 # Universal POS of each Penn tag, and of the words whose Penn tag does not decide it.
 UNIVERSAL_TAG = {
-    **{",": "PUNCT", ".": "PUNCT", "CC": "CCONJ", "CD": "NUM", "DT": "DET", "EX": "PRON"},
-    **{"IN": "ADP", "JJ": "ADJ", "JJS": "ADJ", "MD": "AUX", "NN": "NOUN", "NNS": "NOUN"},
-    **{"NNP": "PROPN", "NNPS": "PROPN", "POS": "PART", "PRP": "PRON", "PRP$": "PRON", "RB": "ADV"},
-    **{"TO": "ADP", "VB": "VERB", "VBD": "VERB", "VBG": "VERB", "VBN": "VERB", "VBP": "VERB"},
-    **{"VBZ": "VERB", "WDT": "PRON", "WP": "PRON"},
+    ",": "PUNCT",
+    ".": "PUNCT",
+    "CC": "CCONJ",
+    "CD": "NUM",
+    "DT": "DET",
+    "EX": "PRON",
+    "IN": "ADP",
+    "JJ": "ADJ",
+    "JJS": "ADJ",
+    "MD": "AUX",
+    "NN": "NOUN",
+    "NNS": "NOUN",
+    "NNP": "PROPN",
+    "NNPS": "PROPN",
+    "POS": "PART",
+    "PRP": "PRON",
+    "PRP$": "PRON",
+    "RB": "ADV",
+    "TO": "ADP",
+    "VB": "VERB",
+    "VBD": "VERB",
+    "VBG": "VERB",
+    "VBN": "VERB",
+    "VBP": "VERB",
+    "VBZ": "VERB",
+    "WDT": "PRON",
+    "WP": "PRON",
 }
 UNIVERSAL_WORD = {
-    **{(w, t): "AUX" for w, t in [("is", "VBZ"), ("are", "VBP"), ("was", "VBD"), ("be", "VB")]},
-    **{("does", "VBZ"): "AUX", ("do", "VBP"): "AUX", ("not", "RB"): "PART"},
+    **dict.fromkeys([("is", "VBZ"), ("are", "VBP"), ("was", "VBD"), ("be", "VB")], "AUX"),
+    ("does", "VBZ"): "AUX",
+    ("do", "VBP"): "AUX",
+    ("not", "RB"): "PART",
     **{(w, "IN"): "SCONJ" for w in ("although", "if", "that")},
 }

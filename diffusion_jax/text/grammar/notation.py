@@ -58,8 +58,9 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Phrase:
-    """One way to say ``value``, with its probability in the form that it belongs to."""
+    """One way to say a value of an attribute, with its probability in the slot that it fills."""
 
+    attribute: str
     value: str
     probability: float
     template: Template
@@ -144,10 +145,10 @@ def read_rules(size: str, subject: str) -> dict[str, list[Rule]]:
     return rules
 
 
-def _phrase(value: str, probability: float, text: str, subject: str) -> Phrase:
+def _phrase(attribute: str, value: str, probability: float, text: str, subject: str) -> Phrase:
     template = read_template(text, subject)
     words = tuple(leaf.text for leaf in leaves_of(template) if isinstance(leaf, Word))
-    return Phrase(value, probability, template, words)
+    return Phrase(attribute, value, probability, template, words)
 
 
 def read_names(size: str, subject: str) -> list[Phrase]:
@@ -165,7 +166,7 @@ def read_names(size: str, subject: str) -> list[Phrase]:
                 name,
                 f"the/DT {first}/NNP {last}/{'NNPS' if subject == 'they' else 'NNP'}",
             )
-        phrases.append(_phrase(value, 1 / len(names), text, subject))
+        phrases.append(_phrase("name", value, 1 / len(names), text, subject))
     return phrases
 
 
@@ -188,6 +189,7 @@ def read_phrases(size: str, subject: str) -> dict[Slot, list[Phrase]]:
                 kept = [t.lstrip("*") for t in kept if size == "full" or not t.startswith("*")]
                 probability = int(match["weight"]) / total / len(kept)
                 phrases.setdefault(Slot(attribute, form.strip()), []).extend(
-                    _phrase(match["value"].strip(), probability, text, subject) for text in kept
+                    _phrase(attribute, match["value"].strip(), probability, text, subject)
+                    for text in kept
                 )
     return phrases

@@ -15,7 +15,8 @@ class Sentence:
         attributes: What the sentence says, in the order of ``lexicon.ATTRIBUTES``.
         pos: The Universal POS tag of each token.
         tree: The constituency tree in Penn bracket notation, rooted in ``TOP``.
-        spans: ``(start, end, label)`` of each constituent above the tags, ``end`` inclusive, in preorder.
+        spans: ``(start, end, label)`` of each constituent above the tags, ``end`` inclusive, in
+            preorder.
         log_prob: Natural log-probability of the derivation.
     """
 
@@ -58,8 +59,8 @@ class Pair:
 class EntropyEstimate:
     """Entropy of the source in nats, with standard errors.
 
-    ``nats_per_token`` is nats per sentence over tokens per sentence. Tokens are those that are printed; the
-    end of a sentence costs nats like any other choice but is not counted as a token.
+    ``nats_per_token`` is nats per sentence over tokens per sentence. Tokens are those that are
+    printed; the end of a sentence costs nats like any other choice but is not counted as a token.
     """
 
     nats_per_sentence: float
