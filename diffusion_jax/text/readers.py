@@ -70,13 +70,13 @@ def read_parallel(src_path: Path, trg_path: Path) -> Iterator[Example]:
     both = itertools.zip_longest(read_lines(src_path), read_lines(trg_path))
     for source, target in both:
         if source is None or target is None:
-            longer, number = (trg_path, target[0]) if source is None else (src_path, source[0])
+            longer = trg_path if source is None else src_path
+            number = next(line[0] for line in (source, target) if line)
             raise UserError(
                 f"{longer}, line {number}: the other file has ended; parallel files must have "
                 "the same number of lines"
             )
-        number, src = source
-        trg = target[1]
+        (number, src), (_, trg) = source, target
         if src.strip() or trg.strip():
             yield Example(src=src.strip(), trg=trg.strip(), id=str(number))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from diffusion_jax.errors import UserError
@@ -128,21 +129,20 @@ class CorpusPacker:
     def _pack(self, example: Example) -> Row | None:
         """Pack one example, or return None when it is dropped."""
         length, on_long = self._options.length, self._options.on_long
-        pair = example.src is not None and example.trg is not None
-        if pair:
-            src_ids, trg_ids = self._encode(example.src), self._encode(example.trg)
-            overflow = pair_overflow(src_ids, trg_ids, length)
-        else:
+        if example.src is None or example.trg is None:
             ids = self._encode(example.text)
-            overflow = text_overflow(ids, length)
-        if overflow and on_long == "drop":
+            too_long = text_overflow(ids, length) > 0
+            pack = partial(pack_text, ids)
+        else:
+            src_ids, trg_ids = self._encode(example.src), self._encode(example.trg)
+            too_long = pair_overflow(src_ids, trg_ids, length) > 0
+            pack = partial(pack_pair, src_ids, trg_ids)
+        if too_long and on_long == "drop":
             self.report.dropped += 1
             return None
-        self.report.truncated += overflow > 0
+        self.report.truncated += too_long
         cut = "truncate" if on_long == "truncate" else "error"
         try:
-            if pair:
-                return pack_pair(src_ids, trg_ids, length, self._tokenizer, on_long=cut)
-            return pack_text(ids, length, self._tokenizer, on_long=cut)
+            return pack(length, self._tokenizer, on_long=cut)
         except UserError as error:
             raise UserError(f"{self._corpus.describe}, example {example.id}: {error}") from None

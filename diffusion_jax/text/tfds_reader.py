@@ -72,7 +72,7 @@ def tfds_reader(
     columns = columns or _usual_columns(name)
 
     def read() -> Iterator[Example]:
-        source = builder.as_data_source(split)
+        source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
         for number in range(len(source)):
             row = dict(_flatten(source[number]))
             place = f"tfds:{name} ({split}), example {number}"

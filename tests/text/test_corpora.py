@@ -61,6 +61,8 @@ def test_e2e_csv_reads_like_the_text_form(write):
 
 
 def test_brackets_elsewhere_are_text(write):
+    corpus = open_corpus(write("a.csv", "mr,ref\nsee [1] or name[x],b\n"))
+    assert pairs(corpus) == [("see [1] or name[x]", "b")]
     corpus = open_corpus(write("a.jsonl", '{"src": "see note[1]", "trg": "b[2]"}\n'))
     assert pairs(corpus) == [("see note[1]", "b[2]")]
 
@@ -104,6 +106,8 @@ def test_identity_changes_with_content_and_options(write):
     assert open_corpus(path, task="pair").identity != first
     write("e2e.txt", E2E.replace("Thai", "Thay"))
     assert open_corpus(path).identity != first
+    long = open_corpus(write("long.txt", "fox\n" * 100)).identity
+    assert open_corpus(write("long.txt", "fox\n" * 99 + "foxes\n")).identity != long
 
 
 def test_grammar_gives_texts_and_pairs_of_each_split():

@@ -20,6 +20,8 @@ from diffusion_jax.text.tokenizers.base import (
 )
 
 MODEL_FILE = "sentencepiece.model"
+# The trainer holds its sentences in memory; pieces do not improve with more than this.
+_MAX_TRAINING_TEXTS = 2_000_000
 
 
 class SentencePieceTokenizer:
@@ -61,7 +63,7 @@ class SentencePieceTokenizer:
         vocab_size: int,
         model_type: Literal["unigram", "bpe"] = "unigram",
     ) -> "SentencePieceTokenizer":
-        """Train a model on the texts, which are streamed.
+        """Train a model on the first two million texts.
 
         Args:
             texts: The training texts.
@@ -88,6 +90,8 @@ class SentencePieceTokenizer:
                 unk_piece=UNK_TEXT,
                 pad_piece=PAD_TEXT,
                 unk_surface=UNK_TEXT,
+                input_sentence_size=_MAX_TRAINING_TEXTS,
+                shuffle_input_sentence=False,
                 # One thread, so that the same text gives the same model on every machine.
                 num_threads=1,
                 minloglevel=2,

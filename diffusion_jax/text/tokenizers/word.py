@@ -153,8 +153,8 @@ def _words_of_json(path: Path) -> list[str]:
         table = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a vocabulary, invalid JSON: {error}") from None
-    ids = list(table.values()) if isinstance(table, dict) else [None]
-    if not all(type(i) is int for i in ids) or sorted(ids) != list(range(len(ids))):
+    ids = list(table.values()) if isinstance(table, dict) else []
+    if not ids or any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
         raise UserError(f"{path}: a vocabulary must map every word to its id, 0 to size - 1")
     ordered = sorted(table, key=table.__getitem__)
     specials, words = tuple(ordered[:4]), ordered[4:]
