@@ -109,7 +109,7 @@ def state_shardings(
     """
     whole = NamedSharding(mesh, P())
     params = param_shardings(mesh, abstract_state.params, logical_axes)
-    opt_state = optax.tree_utils.tree_map_params(
+    opt_state = optax.tree.map_params(
         init_optimizer,
         lambda _, placement: placement,
         abstract_state.opt_state,

@@ -136,14 +136,14 @@ def make_train_step(
             opt_state=opt_state,
             timestep_state=timestep_sampler.update(state.timestep_state, t, terms["total"]),
         )
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.all(jnp.isfinite(terms["total"]))
         metrics = {
             **{name: jnp.mean(term) for name, term in terms.items()},
             "weighted_total": jnp.mean(weights * terms["total"]),
             **_by_quarter(terms["total"], t, num_timesteps),
             "grad_norm": grad_norm,
-            "param_norm": optax.global_norm(params),
+            "param_norm": optax.tree.norm(params),
             "learning_rate": optimizer.learning_rate(state.step),
             "finite": finite,
         }
