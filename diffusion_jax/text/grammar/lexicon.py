@@ -154,7 +154,7 @@ family_friendly
       | welcome: (ADJP welcome/JJ)
       | doing: welcoming/VBG (NP families/NNS)
   no 2
-      | adj: adults/NNS only/JJ
+      | adj: adults/NNS only/RB
       | verb: @do not/RB (VP welcome/VB (NP families/NNS)) ; *@refuse (NP children/NNS)
       | welcome: not/RB (ADJP welcome/JJ)
       | doing: refusing/VBG (NP children/NNS)

@@ -171,10 +171,11 @@ NP:desc
   3*   NP:core PP:wheres
   2*   NP:core PP:where (SBAR (WHNP that/WDT) (S VP:virtue))
   2*   NP:core (PP with/IN NP:score)
-  2*   NP:core (PP with/IN (NP $price:noun))
+  2*   (NP a/DT $food:adj $kind:noun) (PP with/IN (NP $price:noun))
 
 NP:place
-  1    NP:core PP:where
+  1    it: NP:core PP:where
+  1*   people: NP:core PP:where
 
 VP:virtue
   2*   serves/VBZ NP:meal
