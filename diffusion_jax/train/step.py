@@ -32,9 +32,17 @@ class LossFn(Protocol):
     """Compute the loss of a batch, one number per example and term."""
 
     def __call__(
-        self, params: Params, key: jax.Array, batch: Batch, t: jax.Array, dropout_key: jax.Array
+        self,
+        params: Params,
+        key: jax.Array,
+        batch: Batch,
+        t: jax.Array,
+        dropout_key: jax.Array | None,
     ) -> Terms:
-        """Map parameters, keys, a batch of B rows and timesteps int32 [B] to terms [B]."""
+        """Map parameters, keys, a batch of B rows and timesteps int32 [B] to terms [B].
+
+        Without a dropout key nothing is dropped.
+        """
         ...
 
 

@@ -1,0 +1,69 @@
+"""The command line: ``diffusion-jax COMMAND``.
+
+Each command is a module with ``main(arguments) -> exit code``, imported only when it is asked for,
+so that ``--help`` answers without loading jax.
+"""
+
+import difflib
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.version import __version__
+
+COMMANDS = {
+    "quickstart": "train a small model on the built-in grammar and show what it writes (5 minutes)",
+    "train": "train the model of an experiment file, or resume it",
+    "sample": "write new sentences with a trained model",
+    "generate": "write a target for each source line with a trained sequence-to-sequence model",
+    "describe": "show what an experiment or a checkpoint is: sizes, memory, configuration",
+}
+EXIT_BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        print(f"diffusion-jax {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return _fail(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+    # Orbax speaks through absl's logger about every array; our own messages are what a user needs.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        return importlib.import_module(f"diffusion_jax.cli.{name}").main(rest)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has left; that is no error of ours.
+        sys.stderr.close()
+        return 0
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: diffusion-jax COMMAND [options]\n\n"
+        "Text generation by continuous diffusion (Diffusion-LM, DiffuSeq).\n\n"
+        f"commands:\n{lines}\n\n"
+        "New here? Run: diffusion-jax quickstart\n"
+        "Options of a command: diffusion-jax COMMAND --help"
+    )
+
+
+def _fail(message: str) -> int:
+    print(f"diffusion-jax: error: {message}", file=sys.stderr)
+    return EXIT_BAD_INPUT

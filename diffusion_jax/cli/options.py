@@ -1,0 +1,72 @@
+"""What the commands share: parsing, overrides of the reverse process, output files."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+import tyro
+
+from diffusion_jax.errors import UserError
+
+Command = TypeVar("Command")
+
+
+def parse(command: type[Command], name: str, arguments: Sequence[str], **options: Any) -> Command:
+    """Read a command's arguments; prints help or a message and exits where that is due."""
+    return tyro.cli(command, prog=f"diffusion-jax {name}", args=list(arguments), **options)
+
+
+@dataclass(frozen=True)
+class SampleOverrides:
+    """The reverse process; what is not given stays as the run's configuration says.
+
+    Attributes:
+        sampler: "ddpm" (ancestral) or "ddim".
+        steps: sampling steps, from 1 to the training timesteps.
+        eta: DDIM's noise, 0 (deterministic) to 1.
+        variance: DDPM's variance.
+        clamp: round the estimates to embeddings at "all" steps, in the "last" half, or "none".
+        noise_bound: truncate the noise at this many standard deviations; 0 switches it off.
+        rounding: final words by the trained "head" or the "nearest" embedding.
+    """
+
+    sampler: Literal["ddpm", "ddim"] | None = None
+    steps: int | None = None
+    eta: float | None = None
+    variance: Literal["fixed_small", "fixed_large"] | None = None
+    clamp: Literal["all", "last", "none"] | None = None
+    noise_bound: float | None = None
+    rounding: Literal["head", "nearest"] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that were given."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@contextmanager
+def output_stream(path: str, *, append: bool = False) -> Iterator[IO[str]]:
+    """Open a file to write, or standard output for "-"; never overwrites a file.
+
+    Raises:
+        UserError: the file exists (and is not to be continued), or its directory does not.
+    """
+    if path == "-":
+        yield sys.stdout
+        return
+    check_output(path, append=append)
+    with Path(path).open("a" if append else "x", encoding="utf-8") as stream:
+        yield stream
+
+
+def check_output(path: str, *, append: bool = False) -> None:
+    """Raise UserError where ``output_stream`` would, before any work is done."""
+    if path == "-":
+        return
+    if Path(path).exists() and not append:
+        raise UserError(f"{path} exists; choose another --output, it is not overwritten")
+    if not Path(path).parent.is_dir():
+        raise UserError(f"the directory of {path} does not exist; create it first")

@@ -1,0 +1,68 @@
+"""``diffusion-jax train``: train the model of an experiment, or resume it."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from diffusion_jax.cli.options import parse
+from diffusion_jax.config import ExperimentConfig
+from diffusion_jax.config_io import load_experiment
+from diffusion_jax.errors import UserError
+
+_SUFFIXES = (".py", ".json")
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train the model of an experiment file, or resume it.
+
+    Any field of the experiment can be overridden by its dotted name. The resolved configuration is
+    printed and stored in the work directory. Ctrl-C saves and stops; --resume goes on exactly where
+    the run stopped.
+
+    Example: diffusion-jax train experiments/e2e.py --workdir runs/e2e --train.batch-size 32
+
+    Attributes:
+        experiment: a Python file with config(scale), or a JSON file.
+        workdir: directory of the run, new or empty.
+        scale: which size of the experiment: "full", or "small" where the file offers it.
+        resume: continue the run in the work directory (starts it where there is none).
+        config: the experiment's fields.
+    """
+
+    experiment: tyro.conf.Positional[str]
+    workdir: Annotated[str, tyro.conf.arg(aliases=["-w"])]
+    scale: str = "full"
+    resume: bool = False
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ExperimentConfig
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    command = parse(TrainCommand, "train", arguments, default=_defaults(arguments))
+    if not command.experiment.endswith(_SUFFIXES):
+        raise UserError(
+            f"experiment {command.experiment!r} is not a .py or .json file; "
+            "give one of the files in experiments/, or your own"
+        )
+    from diffusion_jax.experiment import train
+
+    train(command.config, command.workdir, resume=command.resume)
+    return 0
+
+
+def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
+    """Read the experiment first: its fields are the defaults that the other arguments override."""
+    files = [a for a in arguments if a.endswith(_SUFFIXES) and not a.startswith("-")]
+    if not files:
+        return None
+    scale = argparse.ArgumentParser(add_help=False)
+    scale.add_argument("--scale", default="full")
+    known, _ = scale.parse_known_args(list(arguments))
+    config = load_experiment(files[0], known.scale)
+    return TrainCommand(tyro.MISSING, tyro.MISSING, scale=known.scale, config=config)

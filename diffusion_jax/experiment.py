@@ -1,0 +1,309 @@
+"""Run an experiment from its configuration: text files in, a run directory out.
+
+The one place where corpus, tokenizer, program, mesh and checkpoints meet.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffusion_jax import keys
+from diffusion_jax.config import DataConfig, ExperimentConfig
+from diffusion_jax.errors import UserError
+from diffusion_jax.generate import Generator
+from diffusion_jax.program import Program
+from diffusion_jax.scale.mesh import check_batch_size, make_mesh, place_batch
+from diffusion_jax.scale.sharding import (
+    abstract_with_shardings,
+    create_state,
+    jit_train_step,
+    state_shardings,
+)
+from diffusion_jax.text.corpora import open_corpus
+from diffusion_jax.text.example import Corpus
+from diffusion_jax.text.loader import EvalLoader, Loader
+from diffusion_jax.text.rows import Packing
+from diffusion_jax.text.store import TokenStore, build_store
+from diffusion_jax.text.tokenizers import Tokenizer, build_tokenizer
+from diffusion_jax.train.events import Every
+from diffusion_jax.train.hooks import Preview, Validate
+from diffusion_jax.train.loop import FitResult, fit
+from diffusion_jax.train.metrics import JsonLines, TensorBoard, WriteMetrics
+from diffusion_jax.train.progress import ProgressReport
+from diffusion_jax.train.state import TrainState, ema_name
+from diffusion_jax.train.validation import make_validation
+from diffusion_jax.types import Params
+from diffusion_jax.workdir import Workdir
+
+NUM_PREVIEWS = 4
+
+
+@dataclass(frozen=True)
+class Data:
+    """The text side of an experiment, ready to be read.
+
+    Attributes:
+        tokenizer: text to ids.
+        train: rows to learn from.
+        validation: rows that are never learned from, or None.
+    """
+
+    tokenizer: Tokenizer
+    train: TokenStore
+    validation: TokenStore | None
+
+
+def open_data(config: ExperimentConfig, tokenizer: Tokenizer | None = None) -> Data:
+    """Open the corpora, learn the tokenizer where none is given, and pack the rows.
+
+    Raises:
+        UserError: anything wrong with the files; found here, before any compilation.
+    """
+    corpus = _open(config.data, config.data.corpus, "train", config.data.size)
+    tokenizer = tokenizer or _build_tokenizer(config, corpus)
+    packing = Packing(config.data.length, config.data.packing, config.data.on_long)
+    cache = Path(config.data.cache) if config.data.cache else None
+    train = build_store(corpus, tokenizer, packing, cache_dir=cache)
+    held_out = _open_validation(config.data)
+    validation = held_out and build_store(held_out, tokenizer, packing, cache_dir=cache)
+    return Data(tokenizer, train, validation)
+
+
+def _open(data: DataConfig, spec: str, split: str, size: int) -> Corpus:
+    names = ("src", "trg") if data.task == "pair" else ("text",)
+    return open_corpus(
+        spec,
+        split=split,
+        format=data.format,
+        task=data.task,
+        columns=dict(zip(names, data.columns)) or None,
+        where=dict(condition.split("=", 1) for condition in data.where) or None,
+        keep_newline=data.keep_newline,
+        size=size or None,
+        data_dir=data.data_dir or None,
+    )
+
+
+def _open_validation(data: DataConfig) -> Corpus | None:
+    if data.validation_size == 0:
+        return None
+    has_splits = data.corpus.startswith(("grammar:", "tfds:"))
+    if not data.validation and not has_splits:
+        return None
+    return _open(data, data.validation or data.corpus, "validation", data.validation_size)
+
+
+def _build_tokenizer(config: ExperimentConfig, corpus: Corpus) -> Tokenizer:
+    options = config.tokenizer
+    return build_tokenizer(
+        options.kind,
+        corpus.texts(),
+        threshold=options.min_count,
+        vocab_size=options.vocab_size,
+        vocab_file=options.vocab_file,
+        lowercase=options.lowercase,
+    )
+
+
+def complete(config: ExperimentConfig, tokenizer: Tokenizer) -> ExperimentConfig:
+    """Fill in what only the data tells: the vocabulary size and the longest row.
+
+    Raises:
+        UserError: the configuration says otherwise.
+    """
+    model = config.model
+    if model.vocab_size not in (None, tokenizer.vocab_size):
+        raise UserError(
+            f"model.vocab_size is {model.vocab_size}, but the tokenizer has "
+            f"{tokenizer.vocab_size} tokens; leave it unset"
+        )
+    if model.max_length < config.data.length:
+        raise UserError(
+            f"data.length is {config.data.length}, but the model has {model.max_length} positions; "
+            f"raise --model.max-length"
+        )
+    return replace(config, model=replace(model, vocab_size=tokenizer.vocab_size))
+
+
+class TrainResult(NamedTuple):
+    """What a run leaves in memory; everything else is in its directory.
+
+    Attributes:
+        config: the complete configuration.
+        data: tokenizer and rows.
+        fit: the last state and how the run ended.
+        generator: writes text with the averaged parameters of the last state.
+    """
+
+    config: ExperimentConfig
+    data: Data
+    fit: FitResult
+    generator: Generator
+
+
+def train(
+    config: ExperimentConfig,
+    workdir: str | Path,
+    *,
+    resume: bool = False,
+    report: ProgressReport | None = None,
+) -> TrainResult:
+    """Train, or go on training, and keep everything in ``workdir``.
+
+    Args:
+        config: the experiment.
+        workdir: run directory; new or empty, unless ``resume``.
+        resume: continue the run in ``workdir`` from its newest intact checkpoint; every later loss
+            is bit-identical to that of a run that was never stopped. Starts the run where there is
+            none.
+        report: where progress goes; default standard error.
+
+    Raises:
+        UserError: anything wrong with data, configuration or directory, before any compilation.
+        NonFiniteLossError: the loss is not finite; the directory keeps its last good checkpoint.
+    """
+    directory = Workdir(workdir)
+    going_on = resume and directory.is_run()
+    if not going_on:
+        directory.check_unused()
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check_batch_size(mesh, config.train.batch_size, config.train.microbatches)
+    data = open_data(config, directory.read_tokenizer() if going_on else None)
+    config = complete(config, data.tokenizer)
+    if going_on:
+        directory.check_same_run(config)
+    else:
+        directory.create(config, data.tokenizer)
+    report = report or ProgressReport()
+    _describe(report, config, data, directory)
+
+    program = Program.build(config)
+    abstract = program.abstract_state()
+    shardings = state_shardings(
+        mesh, abstract, program.model.logical_axes(), program.optimizer.init
+    )
+    root_key = jax.random.key(config.train.seed)
+    place = partial(place_batch, mesh)
+    loader = Loader(
+        data.train,
+        config.train.batch_size,
+        config.train.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with (
+        directory.checkpoints(keep_last=config.train.keep_checkpoints) as store,
+        contextlib.ExitStack() as files,
+    ):
+        if store.steps():
+            state = store.restore_latest(abstract_with_shardings(abstract, shardings)).state
+            report.print(f"going on from step {int(state.step)}")
+        else:
+            state = create_state(program.make_state, keys.stream(root_key, "init"), shardings)
+        step = int(state.step)
+        writers = [files.enter_context(JsonLines(directory.metrics_file, resume_step=step))]
+        if config.train.tensorboard:
+            folder = directory.path / "tensorboard"
+            writers.append(files.enter_context(TensorBoard(folder, resume_step=step)))
+        samples = files.enter_context(JsonLines(directory.samples_file, resume_step=step))
+        generator = Generator.build(config, data.tokenizer, {})
+        result = fit(
+            state,
+            jit_train_step(program.train_step(), mesh, shardings),
+            loader.batch_at,
+            root_key=root_key,
+            total_steps=config.train.steps,
+            place=place,
+            store=store,
+            checkpoint_every=config.train.checkpoint_every,
+            metadata={"tokenizer": data.tokenizer.fingerprint()},
+            hooks=[
+                files.enter_context(report),
+                WriteMetrics(*writers, every=config.train.log_every),
+            ],
+            state_hooks=[
+                *_validation(program, data, place, writers, report),
+                *_previews(config, data, generator, samples, report),
+            ],
+        )
+    generator = replace(generator, params=sampled_params(config, result.state))
+    return TrainResult(config, data, result, generator)
+
+
+def sampled_params(config: ExperimentConfig, state: TrainState) -> Params:
+    """Return the parameters to sample from: the first average, or the raw ones without any."""
+    rates = config.train.ema_rates
+    return state.ema[ema_name(rates[0])] if rates else state.params
+
+
+def _describe(
+    report: ProgressReport, config: ExperimentConfig, data: Data, directory: Workdir
+) -> None:
+    report.print(config.to_json().rstrip())
+    report.print(f"training on {data.train.report}")
+    if data.validation is not None:
+        report.print(f"validating on {data.validation.report}")
+    report.print(f"writing to {directory.path}")
+
+
+def _validation(
+    program: Program,
+    data: Data,
+    place: Callable,
+    writers: list,
+    report: ProgressReport,
+) -> list[Every]:
+    config = program.config
+    if data.validation is None or config.train.validate_every == 0:
+        return []
+    batches = EvalLoader(
+        data.validation,
+        config.train.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    validate = make_validation(
+        program.loss, batches, num_timesteps=config.diffusion.timesteps, place=place
+    )
+    hook = Validate(
+        lambda state: validate(sampled_params(config, state)), *writers, say=report.print
+    )
+    return [Every(config.train.validate_every, hook)]
+
+
+def _previews(
+    config: ExperimentConfig,
+    data: Data,
+    generator: Generator,
+    samples: JsonLines,
+    report: ProgressReport,
+) -> list[Every]:
+    if config.train.preview_every == 0:
+        return []
+
+    def preview(state: TrainState) -> list[str]:
+        writer = replace(generator, params=sampled_params(config, state))
+        if config.data.task == "text":
+            texts = writer.sample(NUM_PREVIEWS)
+        else:
+            sources = _source_texts(data.validation or data.train, data.tokenizer, NUM_PREVIEWS)
+            pairs = writer.generate(sources)
+            texts = [f"{pair.source} => {pair.candidates[0]}" for pair in pairs]
+        samples.write(int(state.step), {"samples": texts})
+        return texts
+
+    return [Every(config.train.preview_every, Preview(preview, say=report.print))]
+
+
+def _source_texts(store: TokenStore, tokenizer: Tokenizer, count: int) -> list[str]:
+    """Return the source texts of the first rows."""
+    rows = store.rows(np.arange(min(count, len(store))))
+    return [
+        tokenizer.decode(ids[~mask]) for ids, mask in zip(rows["input_ids"], rows["noise_mask"])
+    ]

@@ -1,0 +1,284 @@
+"""From a checkpoint to text: unconditional samples and sequence to sequence, one compiled program.
+
+Both tasks are the same reverse chain. What differs is the row that goes in: a row of padding whose
+positions are all generated, or a packed source followed by positions to generate (the noise mask).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax import keys
+from diffusion_jax.config import ExperimentConfig, SampleConfig
+from diffusion_jax.errors import UserError
+from diffusion_jax.models.base import Model, bind
+from diffusion_jax.models.spec import DenoiserConfig
+from diffusion_jax.models.transformer import transformer_denoiser
+from diffusion_jax.rounding import most_likely_ids, nearest_embedding
+from diffusion_jax.samplers import (
+    Anchor,
+    Sampler,
+    clamp_to_embeddings,
+    ddim,
+    ddpm,
+    sample,
+    step_grid,
+)
+from diffusion_jax.scale.mesh import batch_sharding, make_mesh
+from diffusion_jax.schedules import NoiseSchedule, make_schedule
+from diffusion_jax.text.packing import pack_source, unpack_target
+from diffusion_jax.text.tokenizers import Tokenizer
+from diffusion_jax.types import Params, XStartTransform
+from diffusion_jax.workdir import Workdir
+
+Reverse = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+"""(params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L]) -> ids int32 [B, L]."""
+
+
+class Generation(NamedTuple):
+    """What was written for one source.
+
+    Attributes:
+        source: the source line.
+        candidates: C texts, in the order of their seeds.
+    """
+
+    source: str
+    candidates: list[str]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained model, ready to write.
+
+    Attributes:
+        config: the run's configuration; ``config.sample`` says how to sample.
+        tokenizer: ids to text and back.
+        params: parameters of the denoiser.
+        reverse: the compiled chain, shared by generators that differ only in their parameters.
+    """
+
+    config: ExperimentConfig
+    tokenizer: Tokenizer
+    params: Params
+    reverse: Reverse
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        weights: str = "ema",
+        step: int | None = None,
+        **sample_options: Any,
+    ) -> "Generator":
+        """Read a run directory that ``train`` or ``quickstart`` wrote.
+
+        Args:
+            path: the run directory.
+            weights: "ema" (the first averaged rate), "ema RATE", or "params" (not averaged).
+            step: which checkpoint; None means the newest that is intact.
+            **sample_options: fields of ``config.SampleConfig`` to change, e.g. ``steps=50``.
+
+        Raises:
+            UserError: the path is not a run directory, its checkpoint is damaged, or an option is
+                not allowed.
+        """
+        workdir = Workdir(path)
+        config = _with_sample_options(workdir.read_config(), sample_options)
+        tokenizer = workdir.read_tokenizer()
+        params = workdir.read_params(config, weights=weights, step=step)
+        return cls.build(config, tokenizer, params)
+
+    @classmethod
+    def build(cls, config: ExperimentConfig, tokenizer: Tokenizer, params: Params) -> "Generator":
+        """Make a generator from parameters in memory; ``config.model.vocab_size`` must be set."""
+        model = transformer_denoiser(config.model)
+        schedule = make_schedule(config.diffusion.schedule, config.diffusion.timesteps)
+        reverse = make_reverse(model, config.model, schedule, config.sample)
+        return cls(config, tokenizer, params, jax.jit(reverse))
+
+    def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:
+        """Write new texts with a model of single texts.
+
+        Args:
+            num_samples: how many.
+            seed: sample i depends on the seed and on i alone, not on the batch it is in.
+            batch_size: rows per compiled call.
+
+        Raises:
+            UserError: the model was trained on pairs, or a number is out of range.
+        """
+        if num_samples < 1:
+            raise UserError(f"num_samples is {num_samples}; ask for at least 1")
+        if self.config.data.task == "pair":
+            raise UserError("this model writes targets for sources; use generate, not sample")
+        length = self.config.data.length
+        ids = np.full((num_samples, length), self.tokenizer.pad_id, np.int32)
+        everywhere = np.ones((num_samples, length), np.bool_)
+        rows = self._run(ids, everywhere, _example_keys(seed, range(num_samples)), batch_size)
+        return [self.tokenizer.decode(row) for row in rows]
+
+    def generate(
+        self,
+        sources: Iterable[str],
+        *,
+        num_candidates: int = 1,
+        seed: int = 0,
+        batch_size: int = 64,
+        first_index: int = 0,
+    ) -> Iterator[Generation]:
+        """Write targets for source texts, in order, batch by batch.
+
+        Args:
+            sources: source texts, read as they are needed.
+            num_candidates: texts per source, each with its own noise.
+            seed: candidate c of source i depends on the seed, i and c alone.
+            batch_size: rows per compiled call.
+            first_index: index i of the first source, for a run that is resumed in the middle.
+
+        Yields:
+            One Generation per source.
+
+        Raises:
+            UserError: a source is empty or too long, or the model was not trained on pairs.
+        """
+        if self.config.data.task != "pair":
+            raise UserError("this model writes texts without a source; use sample, not generate")
+        if num_candidates < 1:
+            raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
+        remaining = iter(sources)
+        per_batch = max(1, batch_size // num_candidates)
+        while batch := list(islice(remaining, per_batch)):
+            yield from self._generate_batch(batch, first_index, num_candidates, seed, batch_size)
+            first_index += len(batch)
+
+    def _generate_batch(
+        self,
+        sources: Sequence[str],
+        first_index: int,
+        num_candidates: int,
+        seed: int,
+        batch_size: int,
+    ) -> list[Generation]:
+        rows = [self._pack(text, first_index + i) for i, text in enumerate(sources)]
+        ids = np.repeat([row.input_ids for row in rows], num_candidates, axis=0)
+        masks = np.repeat([row.noise_mask for row in rows], num_candidates, axis=0)
+        indices = range(first_index, first_index + len(sources))
+        row_keys = _example_keys(seed, indices, num_candidates)
+        written = self._run(ids, masks, row_keys, batch_size)
+        texts = [
+            self.tokenizer.decode(unpack_target(row, mask, self.tokenizer))
+            for row, mask in zip(written, masks)
+        ]
+        return [
+            Generation(source, texts[i * num_candidates : (i + 1) * num_candidates])
+            for i, source in enumerate(sources)
+        ]
+
+    def _pack(self, text: str, index: int) -> Any:
+        if not text.strip():
+            raise UserError(f"source {index + 1} is empty; every line needs a source text")
+        on_long = "truncate" if self.config.data.on_long == "truncate" else "error"
+        try:
+            return pack_source(
+                self.tokenizer.encode(text),
+                self.config.data.length,
+                self.tokenizer,
+                on_long=on_long,
+            )
+        except UserError as error:
+            raise UserError(f"source {index + 1}: {error}") from error
+
+    def _run(
+        self, ids: np.ndarray, noise_mask: np.ndarray, row_keys: jax.Array, batch_size: int
+    ) -> np.ndarray:
+        """Run the chain over all rows in batches of one size, so that it compiles once."""
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        mesh = make_mesh()
+        devices = mesh.devices.size
+        batch_size = -(-min(batch_size, len(ids)) // devices) * devices
+        placement = batch_sharding(mesh)
+        written = []
+        for start in range(0, len(ids), batch_size):
+            # The last batch is filled up with copies of its last row, which are then left out.
+            index = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
+            batch = jax.device_put((row_keys[index], ids[index], noise_mask[index]), placement)
+            written.append(np.asarray(self.reverse(self.params, *batch)))
+        return np.concatenate(written)[: len(ids)]
+
+
+def _with_sample_options(config: ExperimentConfig, options: dict[str, Any]) -> ExperimentConfig:
+    known = {field.name for field in fields(SampleConfig)}
+    for name in options:
+        if name not in known:
+            raise UserError(f"unknown sampling option {name!r}; choose from {sorted(known)}")
+    return replace(config, sample=replace(config.sample, **options))
+
+
+def make_reverse(
+    model: Model, spec: DenoiserConfig, schedule: NoiseSchedule, options: SampleConfig
+) -> Reverse:
+    """Compose the reverse chain: anchors in, noise, the scanned sampler, rounding to ids.
+
+    Given positions (noise mask False) come back as they went in.
+    """
+    sampler = make_sampler(options)
+    grid = step_grid(schedule, options.steps)
+
+    def reverse(
+        params: Params, row_keys: jax.Array, input_ids: jax.Array, noise_mask: jax.Array
+    ) -> jax.Array:
+        head = model.head(params)
+        anchor = Anchor(model.embed(params, input_ids), noise_mask)
+        result = sample(
+            row_keys,
+            bind(model, params),
+            sampler,
+            grid,
+            (*input_ids.shape, spec.embed_dim),
+            clamp=make_clamp(options, schedule, head.weight),
+            anchor=anchor,
+            self_condition=spec.self_conditioning,
+            noise_bound=options.noise_bound or None,
+        )
+        if options.rounding == "nearest":
+            ids, _ = nearest_embedding(result.x_start, head.weight)
+        else:
+            ids = most_likely_ids(head, result.x_start)
+        return jnp.where(noise_mask, ids, input_ids)
+
+    return reverse
+
+
+def make_sampler(options: SampleConfig) -> Sampler:
+    """Return the sampler that the options name."""
+    if options.sampler == "ddim":
+        return ddim(eta=options.eta)
+    return ddpm(variance=options.variance)
+
+
+def make_clamp(
+    options: SampleConfig, schedule: NoiseSchedule, embedding: jax.Array
+) -> XStartTransform | None:
+    """Return the clamping trick where the options ask for it."""
+    if options.clamp == "none":
+        return None
+    last_half = (len(schedule.betas) - 1) // 2
+    return clamp_to_embeddings(embedding, max_t=last_half if options.clamp == "last" else None)
+
+
+def _example_keys(seed: int, indices: range, num_candidates: int = 1) -> jax.Array:
+    """Return [N * C] keys: one per example index and candidate."""
+    root = keys.stream(jax.random.key(seed), "sample")
+    examples = keys.per_example(root, np.asarray(indices, np.uint32))
+    candidates = jnp.arange(num_candidates, dtype=jnp.uint32)
+    both = jax.vmap(lambda key: jax.vmap(lambda c: jax.random.fold_in(key, c))(candidates))
+    return both(examples).reshape(-1)

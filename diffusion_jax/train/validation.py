@@ -1,0 +1,60 @@
+"""The training loss on rows that are never learned from."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.train.step import LossFn
+from diffusion_jax.types import Params
+
+
+class EvalBatches(Protocol):
+    """Numbered batches with a weight per row, as ``text.loader.EvalLoader``."""
+
+    def __len__(self) -> int: ...
+
+    def batch_at(self, index: int) -> dict[str, np.ndarray]:
+        """Return ``input_ids``, ``noise_mask`` and ``weight`` of batch ``index``."""
+        ...
+
+
+def make_validation(
+    loss_fn: LossFn,
+    batches: EvalBatches,
+    *,
+    num_timesteps: int,
+    place: Callable[[Mapping[str, Any]], Mapping[str, jax.Array]],
+    seed: int = 0,
+) -> Callable[[Params], dict[str, float]]:
+    """Return a function params -> mean of every loss term over all rows, without dropout.
+
+    Timesteps and noise depend on the seed and the row alone, so two calls differ in the parameters
+    only. The timesteps of a batch are spread evenly over [0, T).
+    """
+
+    @jax.jit
+    def weighted_sums(params: Params, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
+        weight = batch["weight"]
+        rows = weight.shape[0]
+        time_key, noise_key = jax.random.split(key)
+        shift = jax.random.uniform(time_key)
+        spread = (jnp.arange(rows) + shift) / rows
+        t = jnp.minimum((spread * num_timesteps).astype(jnp.int32), num_timesteps - 1)
+        inputs = {name: batch[name] for name in ("input_ids", "noise_mask")}
+        terms = loss_fn(params, noise_key, inputs, t, None)
+        named = {**terms._asdict(), "total": terms.total()}
+        return {"rows": jnp.sum(weight)} | {k: jnp.sum(weight * v) for k, v in named.items()}
+
+    def validate(params: Params) -> dict[str, float]:
+        root = jax.random.key(seed)
+        sums: dict[str, float] = {}
+        for index in range(len(batches)):
+            batch = place(batches.batch_at(index))
+            found = jax.device_get(weighted_sums(params, batch, jax.random.fold_in(root, index)))
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in found.items()}
+        return {name: value / sums["rows"] for name, value in sums.items() if name != "rows"}
+
+    return validate

@@ -1,0 +1,159 @@
+"""The directory of a run: configuration, tokenizer, checkpoints, metrics, samples.
+
+    workdir/config.json       the resolved configuration
+            tokenizer/        plain files, see text.tokenizers
+            checkpoints/N/    one per saved step, see scale.checkpoint
+            metrics.jsonl     one line per logged step
+            samples.jsonl     texts written during training
+            tensorboard/      where asked for
+
+It is what `train` writes, and the only thing that `sample` and `generate` need. Reading it never
+runs code from it.
+"""
+
+import os
+from pathlib import Path
+
+from diffusion_jax.config import ExperimentConfig
+from diffusion_jax.config_io import differences, from_json
+from diffusion_jax.errors import UserError
+from diffusion_jax.scale.checkpoint import CheckpointStore
+from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
+from diffusion_jax.train.state import ema_name
+from diffusion_jax.types import Params
+
+# Fields that may differ when a run is resumed: they change what is shown, kept or where it runs,
+# not what is learned.
+RESUMABLE = (
+    "name",
+    "data.cache",
+    "train.log_every",
+    "train.validate_every",
+    "train.preview_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.tensorboard",
+    "sample.",
+    "mesh.",
+)
+
+
+class Workdir:
+    """Read and write a run directory."""
+
+    def __init__(self, path: str | Path):
+        """Name the directory; nothing is read or created yet."""
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        """Where the resolved configuration lies."""
+        return self.path / "config.json"
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Where the tokenizer lies."""
+        return self.path / "tokenizer"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Where metrics go, one JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        """Where previews go, one JSON object per line."""
+        return self.path / "samples.jsonl"
+
+    def is_run(self) -> bool:
+        """Return whether a run was started here."""
+        return self.config_file.is_file()
+
+    def create(self, config: ExperimentConfig, tokenizer: Tokenizer) -> None:
+        """Start a run: write configuration and tokenizer.
+
+        Raises:
+            UserError: the directory is in use; nothing is overwritten.
+        """
+        self.check_unused()
+        tokenizer.save(self.tokenizer_dir)
+        # The configuration goes last and at once: its presence says that the run has begun.
+        unfinished = self.path / "config.json.tmp"
+        unfinished.write_text(config.to_json(), encoding="utf-8")
+        os.replace(unfinished, self.config_file)
+
+    def check_unused(self) -> None:
+        """Raise UserError where a run, or anything else, already lies."""
+        if self.is_run():
+            raise UserError(
+                f"{self.path} already holds a run; continue it with --resume, or choose another "
+                "--workdir"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; choose a directory for --workdir")
+        strangers = [p.name for p in self.path.iterdir()] if self.path.exists() else []
+        # What a start that was interrupted may have left behind is ours to replace.
+        strangers = [n for n in strangers if n not in ("tokenizer", "config.json.tmp", "data")]
+        if strangers:
+            raise UserError(
+                f"{self.path} is not empty ({', '.join(sorted(strangers)[:3])} ...) and holds no "
+                "run; choose another --workdir"
+            )
+
+    def check_same_run(self, config: ExperimentConfig) -> None:
+        """Raise UserError where a resumed run would learn something else than the one begun."""
+        changed = differences(self.read_config(), config)
+        refused = {
+            name: values for name, values in changed.items() if not name.startswith(RESUMABLE)
+        }
+        if refused:
+            listing = "; ".join(f"{n}: {old!r} -> {new!r}" for n, (old, new) in refused.items())
+            raise UserError(
+                f"{self.path} was begun with another configuration ({listing}); leave these as "
+                "they were, or choose another --workdir"
+            )
+
+    def read_config(self) -> ExperimentConfig:
+        """Return the stored configuration; raises UserError where this is no run directory."""
+        if not self.is_run():
+            reason = "does not exist" if not self.path.exists() else "holds no config.json"
+            raise UserError(
+                f"{self.path} is not a run directory: it {reason}; give the --workdir of a "
+                "training run"
+            )
+        try:
+            return from_json(self.config_file.read_text(encoding="utf-8"))
+        except (UserError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.config_file}: {error}") from error
+
+    def read_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that the run was trained with.
+
+        Raises:
+            UserError: it is missing, damaged, or not the one that the checkpoint was trained with.
+        """
+        trained_with = self.checkpoints().metadata().get("tokenizer")
+        return load_tokenizer(self.tokenizer_dir, fingerprint=trained_with)
+
+    def read_params(
+        self, config: ExperimentConfig, *, weights: str = "ema", step: int | None = None
+    ) -> Params:
+        """Return the denoiser's parameters from a checkpoint.
+
+        Args:
+            config: the run's configuration.
+            weights: "ema" for the first averaged rate (or the raw parameters where none is kept),
+                "ema RATE", or "params".
+            step: which checkpoint; None means the newest that is intact.
+
+        Raises:
+            UserError: no intact checkpoint, or no such weights.
+        """
+        if weights == "ema":
+            rates = config.train.ema_rates
+            weights = f"ema {ema_name(rates[0])}" if rates else "params"
+        return self.checkpoints().restore_params(weights, step=step).state
+
+    def checkpoints(self, *, keep_last: int = 3) -> CheckpointStore:
+        """Return the run's checkpoints."""
+        return CheckpointStore(self.path, keep_last=keep_last)
