@@ -68,6 +68,7 @@ def _measure(tree, start, words, spans):
     if isinstance(children, str):
         words.append(children)
         return start + 1
+    assert [child[0] for child in children] != [label]
     place = len(spans)
     spans.append(None)
     end = start
