@@ -231,12 +231,12 @@ def _where_noised(noise_mask: jax.Array | None, noised: jax.Array, x_start: jax.
 
 
 def _standard_normal(key: jax.Array | None, noise: jax.Array | None, like: jax.Array) -> jax.Array:
-    if (key is None) == (noise is None):
+    if noise is not None and key is None:
+        check_shape("noise", noise, like.shape)
+        return noise
+    if key is None or noise is not None:
         raise ValueError("give either a key or the noise itself, not both and not neither")
-    if noise is None:
-        return jax.random.normal(key, like.shape, like.dtype)
-    check_shape("noise", noise, like.shape)
-    return noise
+    return jax.random.normal(key, like.shape, like.dtype)
 
 
 def _check_latent(x_start: jax.Array, t: jax.Array, noise_mask: jax.Array | None = None) -> None:

@@ -83,10 +83,10 @@ def resolve_draws(
     Raises:
         ValueError: both or neither of key and draws were given.
     """
-    if (key is None) == (draws is None):
-        raise ValueError("give either a key or the draws, not both and not neither")
-    if draws is not None:
+    if draws is not None and key is None:
         return draws
+    if key is None or draws is not None:
+        raise ValueError("give either a key or the draws, not both and not neither")
     x_start_key, q_key, absorb_key, self_cond_key = jax.random.split(key, 4)
     batch_size, length, _ = like.shape
     absorb_mask, self_cond_mask = None, None
