@@ -103,7 +103,10 @@ def nll_of_logits_l2(head, x, input_ids):
     [
         ("e2e_xstart", {}),
         ("e2e_eps", {"parameterization": "eps"}),
-        ("e2e_xstart_logits_mode2", {"token_nll_fn": nll_of_logits_l2}),
+        pytest.param(
+            *("e2e_xstart_logits_mode2", {"token_nll_fn": nll_of_logits_l2}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_diffusion_lm(name, options):
@@ -117,6 +120,7 @@ def test_diffusion_lm_variational_bound():
     case.check(lambda p: case.loss(p, variational_loss))
 
 
+@pytest.mark.slow
 def test_diffusion_lm_words_from_the_prediction():
     case = Case("dlm_loss", "e2e_simple")
     noise = jnp.asarray(case["draw0_q_noise"])
@@ -129,6 +133,7 @@ def test_diffuseq():
     case.check(case.loss, mse="mse", rounding_nll="token_loss0")
 
 
+@pytest.mark.slow
 def test_diffuseq_eps():
     """The original regresses ``x_start`` and yet reads the output as eps where t = 0."""
     case = Case("dseq_loss", "eps")
@@ -151,7 +156,9 @@ def test_diffuseq_logged_nll_is_the_rounding_term_of_the_prediction_on_the_targe
     close(terms.rounding_nll, case["nll"], rtol)
 
 
-@pytest.mark.parametrize("name", ["plain", "mean_embed", "mean_embed_denoise"])
+@pytest.mark.parametrize(
+    "name", ["plain", pytest.param("mean_embed", marks=pytest.mark.slow), "mean_embed_denoise"]
+)
 def test_diffuseq_v2(name):
     case = Case("dseq2_loss", name)
 
