@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 
 Params = Any
 """A nested dict of parameter arrays (a pytree)."""
 
-Array = jax.Array | np.ndarray
-"""Host tables stay NumPy until a compiled function reads them."""
+GridField = Any
+"""A NumPy array [S] in a grid on the host; a jax scalar in the step that a scan runs."""
 
 
 class DenoiseFn(Protocol):
@@ -73,16 +72,16 @@ class StepInfo(NamedTuple):
         time_prev: float32, the label of ``t_prev`` (that of index 0 where ``t_prev`` is -1).
     """
 
-    index: Array
-    t: Array
-    t_prev: Array
-    alpha_bar: Array
-    alpha_bar_prev: Array
-    one_minus_alpha_bar: Array
-    one_minus_alpha_bar_prev: Array
-    beta: Array
-    time: Array
-    time_prev: Array
+    index: GridField
+    t: GridField
+    t_prev: GridField
+    alpha_bar: GridField
+    alpha_bar_prev: GridField
+    one_minus_alpha_bar: GridField
+    one_minus_alpha_bar_prev: GridField
+    beta: GridField
+    time: GridField
+    time_prev: GridField
 
 
 class StepOutput(NamedTuple):

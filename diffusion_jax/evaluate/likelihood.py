@@ -32,7 +32,7 @@ from diffusion_jax.forward import q_sample, sample_x_start
 from diffusion_jax.keys import stream
 from diffusion_jax.models.base import Model, bind
 from diffusion_jax.rounding import nearest_embedding, token_nll
-from diffusion_jax.schedules import NoiseSchedule, extract
+from diffusion_jax.schedules import NoiseSchedule, Table, extract
 from diffusion_jax.types import DenoiseFn, Params, check_shape
 
 Variance = Literal["matched", "fixed_small", "fixed_large"]
@@ -81,12 +81,12 @@ class LikelihoodSummary(NamedTuple):
 class _StepTables(NamedTuple):
     """Gaussians q and p of every step, float64 [T]; means are from_target * x + from_x_t * x_t."""
 
-    q_from_target: np.ndarray
-    q_from_x_t: np.ndarray
-    q_log_variance: np.ndarray
-    p_from_target: np.ndarray
-    p_from_x_t: np.ndarray
-    p_log_variance: np.ndarray
+    q_from_target: Table
+    q_from_x_t: Table
+    q_log_variance: Table
+    p_from_target: Table
+    p_from_x_t: Table
+    p_log_variance: Table
 
 
 def likelihood_bound(

@@ -33,9 +33,9 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         eps = (state.x_t - jnp.sqrt(info.alpha_bar) * pred_x_start) / jnp.sqrt(
             info.one_minus_alpha_bar
         )
-        # Share of the remaining noise that is drawn anew; without the test an ascending grid, whose
-        # beta is negative, would turn 0 * sqrt(beta) into NaN.
-        fresh = eta**2 * info.beta / info.one_minus_alpha_bar if eta > 0 else jnp.zeros(())
+        # Share of the remaining noise that is drawn anew. Squares, not roots: on an ascending grid
+        # beta is negative, and eta = 0 must make it vanish.
+        fresh = eta**2 * info.beta / info.one_minus_alpha_bar
         sigma = jnp.sqrt(info.one_minus_alpha_bar_prev * fresh)
         kept = jnp.sqrt(info.one_minus_alpha_bar_prev * (1.0 - fresh))
         mean = jnp.sqrt(info.alpha_bar_prev) * pred_x_start + kept * eps

@@ -176,9 +176,9 @@ def _check_options(
         raise UserError(f"noise_bound={noise_bound} is not allowed; use a positive number or None")
     if collect_every < 1 or (collect is None and collect_every != 1):
         raise UserError(f"collect_every={collect_every} needs collect and at least 1")
-    # Under jit a grid that is an argument has no values to look at.
-    known = not isinstance(grid.t, jax.core.Tracer)
-    if sampler.needs_noise and known and np.any(np.asarray(grid.t_prev) >= np.asarray(grid.t)):
+    # A grid that is an argument of a jitted function has no values to look at.
+    known = isinstance(grid.t, np.ndarray)
+    if sampler.needs_noise and known and np.any(grid.t_prev >= grid.t):
         raise UserError(
             "a grid that goes from data to noise needs a deterministic sampler; use ddim(eta=0)"
         )

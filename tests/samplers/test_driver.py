@@ -18,7 +18,7 @@ from diffusion_jax.samplers import (
     step_grid,
 )
 from diffusion_jax.schedules import make_schedule
-from diffusion_jax.types import Guidance
+from diffusion_jax.types import Guidance, StepInfo
 
 SCHEDULE = make_schedule("sqrt", 200)
 GRID = step_grid(SCHEDULE, 10)
@@ -29,6 +29,11 @@ def denoise(x_t, time, self_cond=None):
     """Return a toy estimate that depends on all its arguments and mixes positions."""
     mixed = jnp.tanh(x_t + 0.3 * jnp.roll(x_t, 1, axis=1)) * (1 - time[:, None, None] / 2000)
     return mixed if self_cond is None else mixed + 0.1 * self_cond
+
+
+def run(key, sampler, grid=GRID, shape=SHAPE, *, denoise=denoise, **options):
+    """Sample in one compiled program, which is quicker than op by op."""
+    return jax.jit(lambda key: sample(key, denoise, sampler, grid, shape, **options))(key)
 
 
 @pytest.fixture
@@ -67,102 +72,97 @@ def test_scan_is_the_loop_written_out(key, embedding, anchor):
     keys = per_example(key, jnp.arange(SHAPE[0]))
     sampler, guide = ddpm(), push(0.01)
     clamp = clamp_to_embeddings(embedding, min_t=50)
-    result = sample(
-        keys, denoise, sampler, GRID, SHAPE,
-        clamp=clamp, anchor=anchor, guidance=guide, self_condition=True,
-    )  # fmt: skip
+    options = {"clamp": clamp, "anchor": anchor, "guidance": guide, "self_condition": True}
+    result = run(keys, sampler, **options)
 
     def normal(name, step):
         streams = jax.vmap(lambda key: stream(key, name, step))(keys)
         return jax.vmap(lambda key: jax.random.normal(key, SHAPE[1:]))(streams)
 
-    x, self_cond = anchor(normal("x_init", 0)), jnp.zeros(SHAPE)
-    state, guide_state = sampler.init(x), guide.init(x)
-    for step in range(10):
-        info = jax.tree.map(lambda field: jnp.asarray(field[step]), GRID)  # noqa: B023
+    @jax.jit
+    def one_step(state, guide_state, self_cond, info):
         self_cond = denoise(state.x_t, jnp.full(SHAPE[0], info.time), self_cond)
         estimate = clamp(self_cond, info)
-        state, output = sampler.step(state, estimate, info, normal("step_noise", step))
-        guide_keys = jax.vmap(lambda key: stream(key, "guidance", step))(keys)  # noqa: B023
+        state, output = sampler.step(state, estimate, info, normal("step_noise", info.index))
+        guide_keys = jax.vmap(lambda key: stream(key, "guidance", info.index))(keys)
         x, guide_state = guide.apply(guide_keys, state.x_t, guide_state, info, output)
-        state = state._replace(x_t=anchor(x))
-    np.testing.assert_allclose(result.x_start, state.x_t, rtol=0, atol=1e-5)
+        return state._replace(x_t=anchor(x)), guide_state, self_cond
+
+    x = anchor(normal("x_init", 0))
+    carry = sampler.init(x), guide.init(x), jnp.zeros(SHAPE)
+    for index in range(10):
+        carry = one_step(*carry, StepInfo(*(field[index] for field in GRID)))
+    np.testing.assert_allclose(result.x_start, carry[0].x_t, rtol=0, atol=1e-5)
     assert result.collected is None
 
 
 def test_jit_is_eager(key, embedding, anchor):
     options = everything(embedding, anchor)
-
-    def run(key):
-        return sample(key, denoise, ddpm(), GRID, SHAPE, **options).x_start
-
-    np.testing.assert_allclose(jax.jit(run)(key), run(key), rtol=0, atol=1e-5)
+    eager = sample(key, denoise, ddpm(), GRID, SHAPE, **options)
+    compiled = run(key, ddpm(), **options)
+    np.testing.assert_allclose(compiled.x_start, eager.x_start, rtol=0, atol=1e-5)
 
 
 def test_a_batch_is_its_examples_one_by_one(key, embedding, anchor):
     keys = per_example(key, jnp.arange(SHAPE[0]))
-    whole = sample(keys, denoise, ddpm(), GRID, SHAPE, **everything(embedding, anchor)).x_start
-    for row in (0, 5):
-        part = slice(row, row + 1)
-        options = everything(embedding, Anchor(anchor.x_start[part], anchor.noise_mask[part]))
-        alone = sample(keys[part], denoise, ddpm(), GRID, (1, *SHAPE[1:]), **options).x_start
-        np.testing.assert_allclose(alone, whole[part], rtol=0, atol=1e-6)
+    whole = run(keys, ddpm(), **everything(embedding, anchor)).x_start
+    part = slice(5, 6)
+    options = everything(embedding, Anchor(anchor.x_start[part], anchor.noise_mask[part]))
+    alone = run(keys[part], ddpm(), shape=(1, *SHAPE[1:]), **options).x_start
+    np.testing.assert_allclose(alone, whole[part], rtol=0, atol=1e-6)
 
 
 def test_a_scalar_key_is_split_by_row(key):
     keys = per_example(key, jnp.arange(SHAPE[0]))
-    split, given = (sample(k, denoise, ddpm(), GRID, SHAPE).x_start for k in (key, keys))
+    split, given = (run(k, ddpm()).x_start for k in (key, keys))
     np.testing.assert_array_equal(split, given)
 
 
 def test_eight_devices_are_one(key, embedding, anchor):
     options = everything(embedding, anchor)
     keys = per_example(key, jnp.arange(SHAPE[0]))
-    run = jax.jit(lambda keys: sample(keys, denoise, ddpm(), GRID, SHAPE, **options).x_start)
     mesh = Mesh(np.array(jax.devices()), ("data",))
     sharded = jax.device_put(keys, NamedSharding(mesh, PartitionSpec("data")))
-    np.testing.assert_allclose(run(sharded), run(keys), rtol=0, atol=1e-6)
+    eight, one = (run(k, ddpm(), **options).x_start for k in (sharded, keys))
+    assert len(eight.sharding.device_set) == 8
+    np.testing.assert_allclose(eight, one, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "sampler", [ddpm(), ddim(), ddim(eta=0.5)], ids=["ddpm", "ddim", "ddim_eta"]
 )
 def test_given_positions_stay_bit_equal(key, embedding, anchor, sampler):
-    result = sample(
-        key, denoise, sampler, GRID, SHAPE, anchor=anchor, guidance=push(0.5),
-        clamp=clamp_to_embeddings(embedding), collect=lambda info, output, x: x,
-    )  # fmt: skip
+    options = {"anchor": anchor, "guidance": push(0.5), "clamp": clamp_to_embeddings(embedding)}
+    result = run(key, sampler, collect=lambda info, output, x: x, **options)
     kept = ~anchor.noise_mask
     for x in (*result.collected, result.x_start):
         np.testing.assert_array_equal(x[kept], anchor.x_start[kept])
     assert not np.any(result.x_start[anchor.noise_mask] == anchor.x_start[anchor.noise_mask])
 
 
+def zero_estimate(x_t, time, self_cond=None):
+    return jnp.zeros_like(x_t)
+
+
+def step_noise(info, output, x):
+    """Collect the noise that a step added; the last one adds none."""
+    return (x - output.mean) / jnp.maximum(output.sigma, 1e-6)
+
+
 def test_noise_comes_from_the_key_and_differs_by_step(key):
-    x_init = jnp.zeros(SHAPE)
+    def noise(seed, eta):
+        options = {"x_init": jnp.zeros(SHAPE), "collect": step_noise, "denoise": zero_estimate}
+        return run(jax.random.fold_in(key, seed), ddim(eta=eta), **options).collected
 
-    def run(seed, eta):
-        return sample(
-            jax.random.fold_in(key, seed), lambda x, time, self_cond: jnp.zeros_like(x),
-            ddim(eta=eta), GRID, SHAPE, x_init=x_init,
-            collect=lambda info, output, x: (x - output.mean) / jnp.maximum(output.sigma, 1e-6),
-        )  # fmt: skip
-
-    first, second = run(0, 1.0).collected, run(1, 1.0).collected
-    noises = first[:-1].reshape(9, -1)
-    correlation = np.corrcoef(np.concatenate([noises, second[:-1].reshape(9, -1)]))
+    rows = np.concatenate([noise(seed, 1.0)[:-1].reshape(9, -1) for seed in (0, 1)])
     # 153 correlations of 160 numbers, standard deviation 0.08 each.
-    assert np.max(np.abs(correlation - np.eye(18))) < 0.4
-    assert not run(0, 0.0).collected[:-1].any()
+    assert np.max(np.abs(np.corrcoef(rows) - np.eye(18))) < 0.4
+    assert not noise(0, 0.0).any()
 
 
 def test_bounded_noise_is_a_truncated_normal(key):
-    shape = (64, 20, 10)
-    result = sample(
-        key, lambda x, time, self_cond: jnp.zeros_like(x), ddpm(), GRID, shape, noise_bound=0.9,
-        collect=lambda info, output, x: (x - output.mean) / jnp.maximum(output.sigma, 1e-6),
-    )  # fmt: skip
-    noise = np.asarray(result.collected[:-1])
+    options = {"noise_bound": 0.9, "collect": step_noise, "denoise": zero_estimate}
+    noise = np.asarray(run(key, ddpm(), shape=(64, 20, 10), **options).collected[:-1])
     assert np.abs(noise).max() <= 0.9 + 1e-4
     density, mass = 0.26609, 0.63188  # of N(0, 1) at 0.9, and between -0.9 and 0.9
     # 115,200 draws give a standard error of 0.0007.
@@ -183,7 +183,7 @@ def test_gaussian_target_is_sampled(key):
     grid = jax.tree.map(lambda field: field[:-1], step_grid(SCHEDULE))
     shape = (16, 50, 25)
     for sampler in (ddpm(variance="fixed_large"), ddpm(), ddim()):
-        x = np.asarray(sample(key, exact, sampler, grid, shape).x_start)
+        x = np.asarray(run(key, sampler, grid, shape, denoise=exact).x_start)
         alpha_bar = SCHEDULE.alphas_cumprod[0]
         wanted = np.sqrt(alpha_bar) * mean, np.sqrt(alpha_bar * std**2 + 1 - alpha_bar)
         # 20,000 draws: standard errors 0.0036 and 0.0025; the rest is 200 discrete steps.
@@ -191,17 +191,14 @@ def test_gaussian_target_is_sampled(key):
 
 
 def test_collect_every_counts_back_from_the_last_step(key):
-    def run(**options):
-        return sample(key, denoise, ddpm(), GRID, SHAPE, **options)
-
     def collect(info, output, x):
         return {"index": info.index, "x": x}
 
-    full = run(collect=collect)
+    full = run(key, ddpm(), collect=collect)
     np.testing.assert_array_equal(full.collected["index"], np.arange(10))
     np.testing.assert_array_equal(full.collected["x"][-1], full.x_start)
-    for every in (3, 4, 10, 25):
-        part = run(collect=collect, collect_every=every).collected
+    for every in (4, 10, 25):
+        part = run(key, ddpm(), collect=collect, collect_every=every).collected
         wanted = np.arange(10)[9 % every :: every]
         np.testing.assert_array_equal(part["index"], wanted)
         np.testing.assert_array_equal(part["x"], full.collected["x"][wanted])
@@ -216,10 +213,10 @@ def test_memory_does_not_grow_with_the_steps(key, embedding, anchor, collect):
         grid = step_grid(schedule, num_steps)
         extra = {"collect": lambda i, o, x: x, "collect_every": num_steps // 5} if collect else {}
 
-        def run(key):
+        def chain(key):
             return sample(key, denoise, ddpm(), grid, SHAPE, **options, **extra)
 
-        memory = jax.jit(run).lower(key).compile().memory_analysis()
+        memory = jax.jit(chain).lower(key).compile().memory_analysis()
         return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
     # Ten numbers a step for the grid itself; one latent is 640 bytes.
@@ -235,7 +232,7 @@ def test_self_conditioning_feeds_the_raw_output_back(key, embedding):
 
     grid = step_grid(SCHEDULE, 2)
     options = {"clamp": clamp_to_embeddings(embedding), "x_init": jnp.ones(SHAPE)}
-    sample(key, spy, ddim(), grid, SHAPE, self_condition=True, **options)
+    run(key, ddim(), grid, denoise=spy, self_condition=True, **options)
     jax.effects_barrier()
     assert not seen[0].any()
     first_output = denoise(jnp.ones(SHAPE), jnp.full(SHAPE[0], grid.time[0]), jnp.zeros(SHAPE))
@@ -274,7 +271,7 @@ def test_noise_cannot_be_drawn_on_the_way_up(key):
     grid = inversion_grid(SCHEDULE, 5)
     with pytest.raises(UserError, match="deterministic sampler"):
         sample(key, denoise, ddim(eta=0.5), grid, SHAPE)
-    assert np.all(np.isfinite(sample(key, denoise, ddim(), grid, SHAPE).x_start))
+    assert np.all(np.isfinite(run(key, ddim(), grid).x_start))
 
 
 def test_keys_and_shapes_are_checked(key, anchor):

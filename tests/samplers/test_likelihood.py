@@ -44,8 +44,8 @@ def bayes_model(schedule, embedding, word_probabilities):
 def bound(key, model, ids, **options):
     options = {"schedule": SCHEDULE, **options}
     schedule = options.pop("schedule")
-    run = jax.jit(lambda key: likelihood_bound(key, model, None, schedule, ids, **options))
-    return run(key)
+    run = jax.jit(lambda key, ids: likelihood_bound(key, model, None, schedule, ids, **options))
+    return run(key, ids)
 
 
 def test_a_language_of_one_word_costs_nothing(key):
@@ -80,8 +80,8 @@ def test_the_bound_is_above_the_entropy_and_near_it(key, num_timesteps):
     summary = summarize(bound(bound_key, model, ids, num_timesteps=num_timesteps))
     exact = float(jnp.mean(-jnp.log(probabilities)[ids]))
     assert summary.nats_per_token > exact - 3 * summary.nats_per_token_error
-    # 200 discrete steps cost a little; rounding by dot product costs 0.01 here.
-    assert summary.nats_per_token < exact + 0.08 + 3 * summary.nats_per_token_error
+    # What 200 discrete steps cost.
+    assert summary.nats_per_token < exact + 0.05 + 3 * summary.nats_per_token_error
     assert summary.nats_per_token_error < 0.05
     parts = summary.prior_per_token + summary.diffusion_per_token + summary.rounding_nll_per_token
     np.testing.assert_allclose(parts, summary.nats_per_token, rtol=1e-6)
@@ -104,15 +104,19 @@ def test_given_positions_and_padding(key):
     embedding = jax.random.normal(jax.random.key(3), (7, 2))
     model = bayes_model(SCHEDULE, embedding, jnp.ones(7) / 7)
     ids = jax.random.randint(jax.random.key(4), (4, 6), 0, 7)
-    noise_mask = jnp.broadcast_to(jnp.arange(6)[None] >= 3, (4, 6))
-    token_mask = jnp.broadcast_to(jnp.arange(6)[None] < 5, (4, 6))
-    terms = bound(key, model, ids, noise_mask=noise_mask, token_mask=token_mask)
-    other = bound(
-        key, model, ids.at[:, :3].set(0), noise_mask=noise_mask, token_mask=token_mask
-    )  # the toy model treats positions alone, so other given words change nothing
+    positions = jnp.broadcast_to(jnp.arange(6)[None], (4, 6))
+
+    @jax.jit
+    def generate_from(first, ids):
+        masks = {"noise_mask": positions >= first, "token_mask": positions < 5}
+        return likelihood_bound(key, model, None, SCHEDULE, ids, **masks)
+
+    terms = generate_from(3, ids)
     np.testing.assert_array_equal(terms.num_tokens, 2)
+    # The toy model treats positions alone, so other given words change nothing.
+    other = generate_from(3, ids.at[:, :3].set(0))
     np.testing.assert_allclose(terms.total(), other.total(), rtol=1e-6)
-    assert np.all(terms.total() < bound(key, model, ids).total())
+    assert np.all(terms.total() < generate_from(0, ids).total())
 
 
 def test_summary_of_known_numbers():
