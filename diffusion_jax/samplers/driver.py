@@ -147,7 +147,7 @@ def sample(
 
 
 def _example_keys(key: jax.Array, batch_size: int) -> jax.Array:
-    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise UserError(
             "key must be a typed key: use jax.random.key(seed), not PRNGKey or a number"
         )
