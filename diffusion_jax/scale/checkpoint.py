@@ -249,12 +249,14 @@ class CheckpointStore:
         if self._writer is None:
             self._set_aside()
             policies = ocp.training.preservation_policies
-            preserve: list[Any] = [policies.LatestN(self._keep_last)]
+            kept: list[Any] = [policies.LatestN(self._keep_last)]
             if self._keep_every is not None:
-                preserve.append(policies.EveryNSteps(self._keep_every))
+                kept.append(policies.EveryNSteps(self._keep_every))
+            # Orbax's own annotations of its policies disagree with each other.
+            either: Any = policies.AnyPreservationPolicy(kept)
             self._writer = ocp.training.Checkpointer(
                 self.directory,
-                preservation_policy=policies.AnyPreservationPolicy(preserve),
+                preservation_policy=either,
                 cleanup_tmp_directories=True,
             )
         return self._writer

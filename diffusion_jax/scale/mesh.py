@@ -16,7 +16,7 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """Lay the devices out as a [data, fsdp, tensor] mesh.
 
@@ -25,7 +25,7 @@ def make_mesh(
         fsdp: pieces that parameters, averages and optimiser state are cut into; also splits the
             batch (ZeRO stage 3, Rajbhandari et al. 2020).
         tensor: pieces that single matrix products are cut into (Shoeybi et al. 2019).
-        devices: what to lay out; default all devices of all processes.
+        devices: which ``jax.Device`` to lay out; default all devices of all processes.
 
     Returns:
         A mesh with Auto axes: the compiler derives every placement that is not given.
@@ -35,7 +35,7 @@ def make_mesh(
             then takes what the others leave.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = dict(zip(AXES, (data, fsdp, tensor)))
+    sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor)))
     shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
     if any(size < 1 and size != -1 for size in sizes.values()):
         raise UserError(f"mesh {shape}: every size must be at least 1, or -1 for 'the rest'")

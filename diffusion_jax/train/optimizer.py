@@ -25,12 +25,12 @@ class Optimizer(NamedTuple):
 
     init: Callable[[Params], Any]
     update: Callable[..., tuple[Any, Any]]
-    learning_rate: Callable[[jax.Array | int], jax.Array]
+    learning_rate: optax.Schedule
 
 
 def learning_rate_schedule(
     peak: float, total_steps: int, *, warmup_steps: int = 0, schedule: Decay = "linear"
-) -> Callable[[jax.Array | int], jax.Array]:
+) -> optax.Schedule:
     """Build ``step -> learning rate``, where step counts the updates already made.
 
     Without warm-up the linear schedule is the published one, ``peak * (1 - step / total_steps)``:
@@ -63,7 +63,7 @@ def learning_rate_schedule(
             f"learning-rate schedule {schedule!r} is unknown; choose one of {get_args(Decay)}"
         )
 
-    def rate(step: jax.Array | int) -> jax.Array:
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
         factor = {

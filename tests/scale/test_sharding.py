@@ -171,6 +171,10 @@ def test_batch_must_divide_over_the_devices():
         check_batch_size(mesh, 12, num_microbatches=2)
 
 
+def single_device_leaves(state):
+    return [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state)]
+
+
 def test_a_state_is_created_in_place():
     run_setup = setup(fsdp=4)
     optimizer, sampler = make_optimizer(1e-2, 100, clip_norm=1.0), history()
@@ -184,6 +188,9 @@ def test_a_state_is_created_in_place():
     shardings = jax.tree.map(lambda _: placement, abstract)
     state = create_state(make, jax.random.key(0), shardings)
     assert state.params["w"].sharding == placement
+    # Parameters and averages start equal; sharing a buffer would make donation fail.
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in single_device_leaves(state)}
+    assert len(pointers) == len(jax.tree.leaves(state))
     template = abstract_with_shardings(abstract, shardings)
     assert template.params["w"].sharding == placement
 

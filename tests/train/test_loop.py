@@ -117,9 +117,9 @@ def test_outside_the_main_thread_signals_are_left_alone():
 
 
 def poisoned(step):
-    """Use a batch whose first row is -1 as a sign to fail."""
+    """Spoil the tenth update, which ends in a save: nothing of it may reach the disk."""
     batch = batch_at(step)
-    if step == 6:
+    if step == 9:
         batch["input_ids"][0, 0] = -1
     return batch
 
@@ -140,14 +140,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place(tmp_path):
 
     def watch(event):
         reported.append(event.step)
-        if event.step == 6:
+        if event.step == 9:
             store.wait()
             on_disk.update(contents(tmp_path))
 
     with (
         CheckpointStore(tmp_path) as store,
         pytest.raises(
-            NonFiniteLossError, match=r"(?s)not finite at step 7 .*last good checkpoint is .*/5\."
+            NonFiniteLossError, match=r"(?s)not finite at step 10 .*last good checkpoint is .*/5\."
         ),
     ):
         fit(
@@ -155,13 +155,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place(tmp_path):
             run.step,
             poisoned,
             root_key=jax.random.key(0),
-            total_steps=8,
+            total_steps=12,
             place=run.place,
             store=store,
             checkpoint_every=5,
             hooks=[watch],
         )
-    assert reported == [1, 2, 3, 4, 5, 6]
+    assert reported == list(range(1, 10))
     assert contents(tmp_path) == on_disk
     assert CheckpointStore(tmp_path).steps() == [5]
 
