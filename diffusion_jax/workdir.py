@@ -149,11 +149,16 @@ class Workdir:
         Raises:
             UserError: no intact checkpoint, or no such weights.
         """
-        if weights == "ema":
-            rates = config.train.ema_rates
-            weights = f"ema {ema_name(rates[0])}" if rates else "params"
-        return self.checkpoints().restore_params(weights, step=step).state
+        return self.checkpoints().restore_params(weights_name(config, weights), step=step).state
 
     def checkpoints(self, *, keep_last: int = 3) -> CheckpointStore:
         """Return the run's checkpoints."""
         return CheckpointStore(self.path, keep_last=keep_last)
+
+
+def weights_name(config: ExperimentConfig, weights: str) -> str:
+    """Return what "ema" stands for: the first averaged rate, or "params" where none is kept."""
+    if weights != "ema":
+        return weights
+    rates = config.train.ema_rates
+    return f"ema {ema_name(rates[0])}" if rates else "params"

@@ -17,6 +17,7 @@ ORIGINAL_LAYERS = "input_transformers.layer"
 EMBEDDING = "word_embedding.weight"
 TIED_EMBEDDING = "lm_head.weight"
 """The tied copy of EMBEDDING; in the originals' EMA files the two differ (raw and averaged)."""
+PUBLISHED_HEAD_DIM = 64
 
 
 class Rule(NamedTuple):
@@ -82,39 +83,67 @@ def layer_rules(spec: DenoiserConfig) -> list[Rule]:
     ]
 
 
-def infer_spec(arrays: Mapping[str, np.ndarray], num_heads: int) -> DenoiserConfig:
+def infer_spec(arrays: Mapping[str, np.ndarray], num_heads: int | None = None) -> DenoiserConfig:
     """Read the sizes of an original network off its parameter shapes.
 
     Args:
         arrays: original name -> array.
-        num_heads: not visible in any shape; the published networks have heads of width 64.
+        num_heads: not visible in any shape; None takes heads of width 64, as the published networks
+            have them.
+
+    Raises:
+        UserError: an array that shows a size is missing or has the wrong number of dimensions, or
+            the number of heads does not fit.
     """
-    layers = {
-        int(name.removeprefix(ORIGINAL_LAYERS + ".").split(".")[0])
-        for name in arrays
-        if name.startswith(ORIGINAL_LAYERS)
-    }
-    required = (EMBEDDING, "position_embeddings.weight", "time_embed.0.weight")
-    missing = [name for name in required if name not in arrays]
-    if missing or not layers:
-        raise UserError(
-            "this is not a checkpoint of Diffusion-LM or DiffuSeq: it has no "
-            + (missing[0] if missing else ORIGINAL_LAYERS)
-        )
-    vocab_size, embed_dim = arrays[EMBEDDING].shape
-    max_length, hidden_dim = arrays["position_embeddings.weight"].shape
+    vocab_size, embed_dim = _sizes(arrays, EMBEDDING)
+    max_length, hidden_dim = _sizes(arrays, "position_embeddings.weight")
+    _, time_dim = _sizes(arrays, "time_embed.0.weight")
+    mlp_dim, _ = _sizes(arrays, f"{ORIGINAL_LAYERS}.0.intermediate.dense.weight")
+    if num_heads is None:
+        if hidden_dim % PUBLISHED_HEAD_DIM:
+            raise UserError(
+                f"the network is {hidden_dim} wide, not a multiple of {PUBLISHED_HEAD_DIM}, the "
+                "width of a published attention head; give the number of heads (no array shows it)"
+            )
+        num_heads = hidden_dim // PUBLISHED_HEAD_DIM
     return DenoiserConfig(
         vocab_size=vocab_size,
         embed_dim=embed_dim,
         hidden_dim=hidden_dim,
-        num_layers=len(layers),
+        num_layers=_count_layers(arrays),
         num_heads=num_heads,
-        mlp_dim=arrays[f"{ORIGINAL_LAYERS}.0.intermediate.dense.weight"].shape[0],
+        mlp_dim=mlp_dim,
         max_length=max_length,
-        time_dim=arrays["time_embed.0.weight"].shape[1],
+        time_dim=time_dim,
         mean_embed="mean_embed" in arrays,
         init="torch",
     )
+
+
+def original_shapes(spec: DenoiserConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every original parameter, by name; the tied head has both its names."""
+    assert spec.vocab_size is not None
+    vocab, embed, hidden = spec.vocab_size, spec.embed_dim, spec.hidden_dim
+    shapes = {
+        EMBEDDING: (vocab, embed),
+        TIED_EMBEDDING: (vocab, embed),
+        "lm_head.bias": (vocab,),
+        "position_embeddings.weight": (spec.max_length, hidden),
+        **_norm_shapes("LayerNorm", hidden),
+        **_linear_shapes("time_embed.0", spec.time_dim, 4 * spec.time_dim),
+        **_linear_shapes("time_embed.2", 4 * spec.time_dim, hidden),
+    }
+    if spec.input_dim != hidden:
+        shapes |= _linear_shapes("input_up_proj.0", spec.input_dim, hidden)
+        shapes |= _linear_shapes("input_up_proj.2", hidden, hidden)
+    if embed != hidden:
+        shapes |= _linear_shapes("output_down_proj.0", hidden, hidden)
+        shapes |= _linear_shapes("output_down_proj.2", hidden, embed)
+    if spec.mean_embed:
+        shapes["mean_embed"] = (embed,)
+    for index in range(spec.num_layers):
+        shapes |= _layer_shapes(f"{ORIGINAL_LAYERS}.{index}", hidden, spec.mlp_dim)
+    return shapes
 
 
 def from_original(arrays: Mapping[str, np.ndarray], spec: DenoiserConfig) -> dict[str, Any]:
@@ -152,6 +181,46 @@ def to_original(params: Mapping[str, Any], spec: DenoiserConfig) -> dict[str, np
             arrays.update(_scatter(stacked[index], rule, f"{ORIGINAL_LAYERS}.{index}."))
     arrays[TIED_EMBEDDING] = arrays[EMBEDDING]
     return arrays
+
+
+def _sizes(arrays: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
+    """Return the shape of a matrix."""
+    if name not in arrays:
+        raise UserError(
+            f"this is not a checkpoint of Diffusion-LM or DiffuSeq: it has no array {name!r}"
+        )
+    shape = arrays[name].shape
+    if len(shape) != 2:
+        raise UserError(f"{name} has the shape {shape}; it must be a matrix")
+    return shape
+
+
+def _count_layers(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return how many blocks there are."""
+    prefix = ORIGINAL_LAYERS + "."
+    blocks = (name.removeprefix(prefix) for name in arrays if name.startswith(prefix))
+    return len({block.split(".")[0] for block in blocks})
+
+
+def _layer_shapes(block: str, hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in ("self.query", "self.key", "self.value", "output.dense"):
+        shapes |= _linear_shapes(f"{block}.attention.{part}", hidden, hidden)
+    return {
+        **shapes,
+        **_norm_shapes(f"{block}.attention.output.LayerNorm", hidden),
+        **_linear_shapes(f"{block}.intermediate.dense", hidden, inner),
+        **_linear_shapes(f"{block}.output.dense", inner, hidden),
+        **_norm_shapes(f"{block}.output.LayerNorm", hidden),
+    }
+
+
+def _linear_shapes(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
 def _linear(path: tuple[str, ...], name: str) -> list[Rule]:
