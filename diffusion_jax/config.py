@@ -374,6 +374,12 @@ class ExperimentConfig:
             self.diffusion.self_cond_rate,
             "0, or switch on --model.self-conditioning",
         )
+        require(
+            not self.model.mean_embed,
+            "model.mean_embed",
+            self.model.mean_embed,
+            "False: runs of DiffuSeq-v2 are not offered yet, its loss is (losses.diffusion_loss)",
+        )
 
     def to_json(self) -> str:
         """Return the configuration as indented JSON."""

@@ -10,7 +10,7 @@ from diffusion_jax.losses import diffusion_loss
 from diffusion_jax.models.base import Model
 from diffusion_jax.models.transformer import transformer_denoiser
 from diffusion_jax.schedules import NoiseSchedule, make_schedule
-from diffusion_jax.timesteps import TimestepSampler, loss_aware, stratified, uniform
+from diffusion_jax.timesteps import TimestepSampler, make_timestep_sampler
 from diffusion_jax.train.optimizer import Optimizer, make_optimizer
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.train.step import LossFn, TrainStep, make_train_step
@@ -46,7 +46,9 @@ class Program:
             model=model,
             schedule=schedule,
             loss=make_loss(model, schedule, config.diffusion),
-            timestep_sampler=make_timestep_sampler(config.diffusion),
+            timestep_sampler=make_timestep_sampler(
+                config.diffusion.timestep_sampler, config.diffusion.timesteps
+            ),
             optimizer=make_configured_optimizer(config),
         )
 
@@ -93,12 +95,6 @@ def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -
         )
 
     return loss
-
-
-def make_timestep_sampler(options: DiffusionConfig) -> TimestepSampler:
-    """Return the timestep sampler that the options name."""
-    makers = {"uniform": uniform, "stratified": stratified, "loss_aware": loss_aware}
-    return makers[options.timestep_sampler](options.timesteps)
 
 
 def make_configured_optimizer(config: ExperimentConfig) -> Optimizer:

@@ -36,7 +36,7 @@ class GenerateCommand:
         sampling: how to sample, where it shall differ from the run's configuration.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     input: Annotated[str, tyro.conf.arg(aliases=["-i"])]
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "-"
     candidates: int = 1

@@ -28,7 +28,7 @@ class SampleCommand:
         sampling: how to sample, where it shall differ from the run's configuration.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     num: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 10
     seed: int = 0
     batch_size: int = 64

@@ -33,7 +33,7 @@ class TrainCommand:
         config: the experiment's fields.
     """
 
-    experiment: tyro.conf.Positional[str]
+    experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
     workdir: Annotated[str, tyro.conf.arg(aliases=["-w"])]
     scale: str = "full"
     resume: bool = False
