@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.types import RoundingHead, check_shape
 
-VOCAB_BLOCK = 2048
+VOCAB_BLOCK = 512
 """Rows of the embedding table that are held against all tokens at once."""
 
 # A wrong token is a discrete error; TPUs and GPUs would otherwise round products to 8 to 10 bits.

@@ -12,12 +12,22 @@ import jax.numpy as jnp
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.base import Model
-from diffusion_jax.models.layers import Block, Dropout, LayerNorm, Linear, linear_initializers
+from diffusion_jax.models.layers import (
+    DROPOUT_MASK,
+    Block,
+    Dropout,
+    LayerNorm,
+    Linear,
+    linear_initializers,
+)
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.types import Params, RoundingHead, check_shape
 
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(DROPOUT_MASK),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -14,7 +14,7 @@ NETWORKS = ["dseq_model", "dseq_noproj_model", "dlm_model", "dseq2_model"]
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=NETWORKS, scope="module")
 def golden(request):
     path = DATA / f"{request.param}.npz"
     model, params = load_params(path)

@@ -1,0 +1,1 @@
+"""Speed and memory, each beside an equal program in PyTorch: ``python -m benchmarks``."""

@@ -1,0 +1,65 @@
+"""Timing two programs fairly on a machine that may be busy."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How long one program took.
+
+    Attributes:
+        wall_s: median wall-clock seconds.
+        best_wall_s: least wall-clock seconds.
+        cpu_s: least processor seconds, summed over threads. Other programs on the machine disturb
+            it less than the wall clock, though waiting threads that spin count too.
+    """
+
+    wall_s: float
+    best_wall_s: float
+    cpu_s: float
+
+
+def alternate(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
+    """Time programs in turn, so that a busy minute falls on all of them.
+
+    Args:
+        programs: name -> a function; the arrays of jax that it returns are waited for.
+        repeats: timed rounds, after one that is not timed.
+    """
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+    for round_index in range(repeats + 1):
+        for name, program in programs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            jax.block_until_ready(program())
+            taken = (time.perf_counter() - wall, time.process_time() - cpu)
+            if round_index > 0:
+                samples[name].append(taken)
+    return {name: _summary(taken) for name, taken in samples.items()}
+
+
+def _summary(taken: list[tuple[float, float]]) -> Timing:
+    walls, cpus = zip(*taken)
+    return Timing(statistics.median(walls), min(walls), min(cpus))
+
+
+def matmul_program(
+    size: int = 2048, repeats: int = 8
+) -> tuple[Callable[[], list[jax.Array]], float]:
+    """Return a float32 matrix product to be timed as the machine's peak, and its FLOPs."""
+    a = jnp.ones((size, size))
+
+    @jax.jit
+    def product(a: jax.Array) -> jax.Array:
+        return a @ a
+
+    def run() -> list[jax.Array]:
+        return [product(a) for _ in range(repeats)]
+
+    return run, 2.0 * size**3 * repeats

@@ -1,0 +1,43 @@
+"""Peak resident memory of a training run, each in a process of its own (Linux)."""
+
+import multiprocessing
+
+from benchmarks.sizes import Size
+
+NUM_STEPS = 3
+
+
+def peak_rss_mb(framework: str, size: Size) -> float:
+    """Train a few steps in a fresh process and return its peak resident memory in MB."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_train_and_measure, (framework, size))
+
+
+def _train_and_measure(framework: str, size: Size) -> float:
+    from benchmarks import jax_programs
+
+    if framework == "torch":
+        import torch
+
+        from benchmarks import torch_model
+
+        step = torch_model.make_train_step(
+            size.spec, jax_programs.NUM_TIMESTEPS, jax_programs.LEARNING_RATE, jax_programs.EMA_RATE
+        )
+        ids = torch.from_numpy(jax_programs.random_ids(size))
+        for _ in range(NUM_STEPS):
+            step(ids)
+    else:
+        import jax
+
+        run, _ = jax_programs.train_program(size)
+        for _ in range(NUM_STEPS):
+            jax.block_until_ready(run())
+    return _peak_resident_kb() / 1024
+
+
+def _peak_resident_kb() -> int:
+    # Not getrusage: its peak survives exec, so a child would report its parent's.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
