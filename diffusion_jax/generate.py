@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion_jax import keys
 from diffusion_jax.config import ExperimentConfig, SampleConfig
@@ -94,6 +95,8 @@ class Generator:
         config = _with_sample_options(workdir.read_config(), sample_options)
         tokenizer = workdir.read_tokenizer()
         params = workdir.read_params(config, weights=weights, step=step)
+        # Every device needs all parameters, as batches are spread over the devices.
+        params = jax.device_put(params, NamedSharding(make_mesh(), PartitionSpec()))
         return cls.build(config, tokenizer, params)
 
     @classmethod

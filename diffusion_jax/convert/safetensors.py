@@ -203,7 +203,7 @@ def _check_metadata(metadata: dict[str, str]) -> None:
 def _check_arrays(config: ExperimentConfig, slices: dict[str, Any]) -> None:
     """Raise UserError unless the file has the arrays of the network that it describes."""
     model = transformer_denoiser(config.model)
-    expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep=".")
+    expected: dict[str, Any] = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep=".")
     wanted = {name: ("F32", list(leaf.shape)) for name, leaf in expected.items()}
     found = {name: (item.get_dtype(), list(item.get_shape())) for name, item in slices.items()}
     for name in sorted(wanted.keys() | found.keys()):

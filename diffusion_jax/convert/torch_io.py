@@ -196,8 +196,8 @@ def _check_start(path: Path) -> None:
 def _check_memo(content: bytes) -> None:
     """Refuse a pickle that numbers its memo so high that the unpickler would run out of memory."""
     for opcode, index, _ in pickletools.genops(content):
-        is_put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(index, int)
-        if is_put and index > len(content):
+        is_put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if is_put and isinstance(index, int) and index > len(content):
             raise UserError("its pickle claims more objects than it has bytes; it is not trusted")
 
 
