@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train the model of an experiment file, or resume it",
     "sample": "write new sentences with a trained model",
     "generate": "write a target for each source line with a trained sequence-to-sequence model",
+    "evaluate": "score generated texts against references: BLEU, ROUGE-L, diversity, MBR",
     "convert": "bring in a published or shared model, or write one to share",
     "describe": "show what an experiment or a checkpoint is: sizes, memory, configuration",
 }
