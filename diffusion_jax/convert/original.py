@@ -23,7 +23,7 @@ from diffusion_jax.convert.names import (
     infer_spec,
     original_shapes,
 )
-from diffusion_jax.convert.runs import check_fits, write_run
+from diffusion_jax.convert.runs import write_run
 from diffusion_jax.convert.torch_io import read_state_dict
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.spec import DenoiserConfig
@@ -112,7 +112,6 @@ def convert_original(
         origin=Path(path).name,
         step=original.step,
     )
-    check_fits(config, tokenizer)
     record = {"converted_from": Path(path).name, "embedding_source": embedding_source}
     write_run(directory, config, tokenizer, original.params, step=original.step, record=record)
     return Conversion(family, original, config)

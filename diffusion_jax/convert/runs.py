@@ -14,21 +14,6 @@ from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
 
 
-def check_fits(config: ExperimentConfig, tokenizer: Tokenizer) -> None:
-    """Raise UserError where the vocabulary or the row length does not fit the network."""
-    model = config.model
-    if tokenizer.vocab_size != model.vocab_size:
-        raise UserError(
-            f"the vocabulary has {tokenizer.vocab_size} tokens, but the checkpoint has embeddings "
-            f"for {model.vocab_size}; give the vocabulary that it was trained with"
-        )
-    if config.data.length > model.max_length:
-        raise UserError(
-            f"length is {config.data.length}, but the checkpoint has {model.max_length} positions; "
-            "give a smaller length"
-        )
-
-
 def write_run(
     workdir: Workdir,
     config: ExperimentConfig,
@@ -51,7 +36,7 @@ def write_run(
     Raises:
         UserError: the directory is in use, or tokenizer and model do not fit.
     """
-    check_fits(config, tokenizer)
+    _check_fits(config, tokenizer)
     workdir.create(config, tokenizer)
     state = TrainState(
         step=jnp.asarray(step, jnp.int32),
@@ -62,3 +47,18 @@ def write_run(
     )
     with workdir.checkpoints() as store:
         store.save(step, state, {"tokenizer": tokenizer.fingerprint(), **record})
+
+
+def _check_fits(config: ExperimentConfig, tokenizer: Tokenizer) -> None:
+    """Raise UserError where the vocabulary or the row length does not fit the network."""
+    model = config.model
+    if tokenizer.vocab_size != model.vocab_size:
+        raise UserError(
+            f"the vocabulary has {tokenizer.vocab_size} tokens, but the checkpoint has embeddings "
+            f"for {model.vocab_size}; give the vocabulary that it was trained with"
+        )
+    if config.data.length > model.max_length:
+        raise UserError(
+            f"length is {config.data.length}, but the checkpoint has {model.max_length} positions; "
+            "give a smaller length"
+        )

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.config_io import from_json
 from diffusion_jax.convert.card import model_card
-from diffusion_jax.convert.runs import check_fits, write_run
+from diffusion_jax.convert.runs import write_run
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.transformer import transformer_denoiser
 from diffusion_jax.text.files import check_file
@@ -114,7 +114,6 @@ def import_run(path: str | Path, workdir: str | Path) -> Shared:
     shared = read_safetensors(path)
     beside = Path(path).parent / TOKENIZER_DIR
     tokenizer = load_tokenizer(beside, fingerprint=shared.fingerprint)
-    check_fits(shared.config, tokenizer)
     record = {"converted_from": Path(path).name}
     write_run(directory, shared.config, tokenizer, shared.params, step=shared.step, record=record)
     return shared

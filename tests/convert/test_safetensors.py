@@ -49,14 +49,20 @@ def trained(tmp_path_factory):
         train=TrainConfig(ema_rates=(0.9,)),
         sample=SampleConfig(steps=3),
     )
-    params = transformer_denoiser(config.model).init(jax.random.key(0))
-    averaged = jax.tree.map(lambda array: array + 1.0, params)
+    params = random_params(config.model)
+    averaged = random_params(config.model, seed=1)
     workdir = Workdir(folder / "run")
     workdir.create(config, tokenizer)
     state = TrainState(jnp.asarray(STEP), params, {"0.9": averaged}, (), ())
     with workdir.checkpoints() as store:
         store.save(STEP, state, {"tokenizer": tokenizer.fingerprint()})
     return workdir.path, params, averaged
+
+
+def random_params(spec, seed=0):
+    shapes = jax.eval_shape(transformer_denoiser(spec).init, jax.random.key(0))
+    draw = np.random.default_rng(seed).standard_normal
+    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf.shape), jnp.float32), shapes)
 
 
 def assert_same(tree, other):
