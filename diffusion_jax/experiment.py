@@ -67,12 +67,26 @@ def open_data(config: ExperimentConfig, tokenizer: Tokenizer | None = None) -> D
     """
     corpus = _open(config.data, config.data.corpus, "train", config.data.size)
     tokenizer = tokenizer or _build_tokenizer(config, corpus)
-    packing = Packing(config.data.length, config.data.packing, config.data.on_long)
-    cache = Path(config.data.cache) if config.data.cache else None
-    train = build_store(corpus, tokenizer, packing, cache_dir=cache)
-    held_out = _open_validation(config.data)
-    validation = held_out and build_store(held_out, tokenizer, packing, cache_dir=cache)
-    return Data(tokenizer, train, validation)
+    return Data(
+        tokenizer,
+        _build_store(config.data, corpus, tokenizer),
+        open_validation(config, tokenizer),
+    )
+
+
+def open_validation(config: ExperimentConfig, tokenizer: Tokenizer) -> TokenStore | None:
+    """Pack the validation corpus, where there is one.
+
+    Raises:
+        UserError: anything wrong with the file.
+    """
+    corpus = _open_validation_corpus(config.data)
+    return corpus and _build_store(config.data, corpus, tokenizer)
+
+
+def _build_store(data: DataConfig, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
+    packing = Packing(data.length, data.packing, data.on_long)
+    return build_store(corpus, tokenizer, packing, cache_dir=data.cache or None)
 
 
 def _open(data: DataConfig, spec: str, split: str, size: int) -> Corpus:
@@ -90,7 +104,7 @@ def _open(data: DataConfig, spec: str, split: str, size: int) -> Corpus:
     )
 
 
-def _open_validation(data: DataConfig) -> Corpus | None:
+def _open_validation_corpus(data: DataConfig) -> Corpus | None:
     if data.validation_size == 0:
         return None
     has_splits = data.corpus.startswith(("grammar:", "tfds:"))

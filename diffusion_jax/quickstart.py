@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
 
 from diffusion_jax.config import (
@@ -23,7 +22,8 @@ from diffusion_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from diffusion_jax.evaluate.likelihood import LikelihoodSummary, likelihood_bound, summarize
+from diffusion_jax.evaluate.corpus_bound import corpus_bound
+from diffusion_jax.evaluate.likelihood import LikelihoodSummary
 from diffusion_jax.experiment import TrainResult, train
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.program import Program
@@ -36,8 +36,6 @@ Size = Literal["small", "full"]
 
 NUM_SAMPLES = 500
 NUM_SHOWN = 8
-BOUND_SENTENCES = 256
-BOUND_TIMESTEPS = 50
 ENTROPY_SENTENCES = 5000
 
 
@@ -218,25 +216,12 @@ def _training_texts(result: TrainResult) -> set[str]:
     return {tokenizer.decode(i[m]) for i, m in zip(rows["input_ids"], rows["noise_mask"])}
 
 
-def _bound(result: TrainResult) -> LikelihoodSummary | None:
+def _bound(result: TrainResult) -> LikelihoodSummary:
     """Return the variational bound on validation sentences."""
     store = result.data.validation
-    if store is None:
-        return None
+    assert store is not None, "the grammar always has a validation split"
     program = Program.build(result.config)
-    ids = store.rows(np.arange(min(BOUND_SENTENCES, len(store))))["input_ids"]
-    bound = jax.jit(
-        lambda params, ids: likelihood_bound(
-            jax.random.key(0),
-            program.model,
-            params,
-            program.schedule,
-            ids,
-            token_mask=ids != result.data.tokenizer.pad_id,
-            num_timesteps=min(BOUND_TIMESTEPS, program.schedule.num_timesteps),
-        )
-    )
-    return summarize(bound(result.generator.params, ids))
+    return corpus_bound(program, result.generator.params, store, result.data.tokenizer)
 
 
 def _lines(report: QuickstartReport, workdir: str) -> Sequence[str]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "write a target for each source line with a trained sequence-to-sequence model",
     "evaluate": "score generated texts against references: BLEU, ROUGE-L, diversity, MBR",
     "convert": "bring in a published or shared model, or write one to share",
+    "likelihood": "bound the negative log-likelihood of a corpus under a trained model",
     "describe": "show what an experiment or a checkpoint is: sizes, memory, configuration",
 }
 EXIT_BAD_INPUT = 2

@@ -33,7 +33,7 @@ LAYERS = {
     "convert": 3,
     "generate": 4,
     "experiment": 4,
-    "program": 4,
+    "program": 3,
     "quickstart": 4,
     "cli": 4,
     "__main__": 4,

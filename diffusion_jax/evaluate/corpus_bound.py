@@ -1,0 +1,99 @@
+"""The variational bound of a trained model over the rows of a corpus."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate.likelihood import (
+    LikelihoodSummary,
+    LikelihoodTerms,
+    Variance,
+    likelihood_bound,
+    summarize,
+)
+from diffusion_jax.program import Program
+from diffusion_jax.text.store import TokenStore
+from diffusion_jax.text.tokenizers import Tokenizer
+from diffusion_jax.types import Params
+
+
+def corpus_bound(
+    program: Program,
+    params: Params,
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    *,
+    num_rows: int = 256,
+    num_timesteps: int = 50,
+    variance: Variance = "matched",
+    batch_size: int = 64,
+    seed: int = 0,
+) -> LikelihoodSummary:
+    """Estimate the bound over the first rows of a store, in nats.
+
+    Nats are summed over all generated positions (START and padding too, which the model writes like
+    words). Tokens, the divisor, are the words and END.
+
+    Args:
+        program: of the trained configuration.
+        params: parameters of the denoiser.
+        store: packed rows; of pairs, the bound is that of the target given the source.
+        tokenizer: for the ids of START and PAD.
+        num_rows: how many rows, at most.
+        num_timesteps: stratified timesteps per row, out of T; more make the estimate less noisy.
+        variance: which bound, see ``evaluate.likelihood``.
+        batch_size: rows per compiled call.
+        seed: of timesteps and noise.
+
+    Raises:
+        UserError: fewer than two rows, or a number out of range.
+    """
+    if num_rows < 2 or batch_size < 1:
+        raise UserError(f"num_rows={num_rows} and batch_size={batch_size} must be at least 2 and 1")
+    num_rows = min(num_rows, len(store))
+    bound = jax.jit(
+        partial(
+            _batch_bound,
+            program=program,
+            tokenizer=tokenizer,
+            num_timesteps=min(num_timesteps, program.schedule.num_timesteps),
+            variance=variance,
+        )
+    )
+    parts = []
+    for start in range(0, num_rows, batch_size):
+        # The last batch is filled up so that all have one shape; the filling is left out again.
+        index = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
+        rows = store.rows(index)
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        terms = bound(key, params, rows["input_ids"], rows["noise_mask"])
+        parts.append(jax.tree.map(lambda x, n=num_rows - start: np.asarray(x)[:n], terms))
+    return summarize(LikelihoodTerms(*(np.concatenate(arrays) for arrays in zip(*parts))))
+
+
+def _batch_bound(
+    key: jax.Array,
+    params: Params,
+    input_ids: jax.Array,
+    noise_mask: jax.Array,
+    *,
+    program: Program,
+    tokenizer: Tokenizer,
+    num_timesteps: int,
+    variance: Variance,
+) -> LikelihoodTerms:
+    silent = jnp.asarray([tokenizer.start_id, tokenizer.pad_id])
+    return likelihood_bound(
+        key,
+        program.model,
+        params,
+        program.schedule,
+        input_ids,
+        token_mask=~jnp.isin(input_ids, silent),
+        noise_mask=noise_mask,
+        num_timesteps=num_timesteps,
+        variance=variance,
+    )
