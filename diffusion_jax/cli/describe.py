@@ -1,4 +1,4 @@
-"""``diffusion-jax describe``: what an experiment or a run is, before or after the money is spent."""
+"""``diffusion-jax describe``: what an experiment or a run is, before any money is spent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,6 @@ from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.config_io import load_experiment
 
 if TYPE_CHECKING:
-    import jax
     from rich.table import Table
 
 
@@ -102,7 +101,7 @@ def _compiled(program: Any, abstract: Any) -> str:
 
     config = program.config
     shape = (config.train.batch_size, config.data.length)
-    batch: dict[str, jax.ShapeDtypeStruct] = {
+    batch = {
         "input_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
         "noise_mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
     }
