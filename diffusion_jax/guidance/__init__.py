@@ -1,0 +1,32 @@
+"""Control while sampling: objectives, and the guides that climb them."""
+
+from diffusion_jax.guidance.adagrad import adagrad_guidance
+from diffusion_jax.guidance.base import Objective, on_estimate, on_latent, weighted_sum
+from diffusion_jax.guidance.classifier_free import classifier_free
+from diffusion_jax.guidance.gradient import gradient_guidance
+from diffusion_jax.guidance.objectives import (
+    TokenPosterior,
+    estimate_posterior,
+    fixed_embeddings,
+    fixed_length,
+    fixed_words,
+    keywords,
+    latent_posterior,
+)
+
+__all__ = [
+    "Objective",
+    "TokenPosterior",
+    "adagrad_guidance",
+    "classifier_free",
+    "estimate_posterior",
+    "fixed_embeddings",
+    "fixed_length",
+    "fixed_words",
+    "gradient_guidance",
+    "keywords",
+    "latent_posterior",
+    "on_estimate",
+    "on_latent",
+    "weighted_sum",
+]
