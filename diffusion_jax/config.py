@@ -203,7 +203,12 @@ class OptimConfig:
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 (off) or more")
         require(self.eps > 0, "optim.eps", self.eps, "above 0")
-        require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "in [0, 1)")
+        require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            "optim.betas",
+            self.betas,
+            "two numbers in [0, 1)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,22 @@
 import dataclasses
 import difflib
 import json
+import re
 import runpy
+import traceback
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from diffusion_jax import config as config_module
 from diffusion_jax.config import ExperimentConfig, require
 from diffusion_jax.errors import UserError
+
+_UNKNOWN_FIELD = re.compile(
+    r"(?P<section>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<field>\w+)'"
+)
 
 
 def from_dict(cls: type, values: Mapping[str, Any], *, where: str = "") -> Any:
@@ -21,16 +28,20 @@ def from_dict(cls: type, values: Mapping[str, Any], *, where: str = "") -> Any:
         UserError: an unknown field (the nearest name is suggested) or a value out of range.
     """
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = [item.name for item in dataclasses.fields(cls)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {where}{near[0]}?" if near else ""
+            hint = _nearest(name, known, where)
             raise UserError(f"unknown configuration field {where}{name}{hint}")
     arguments = {
         name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()
     }
     return cls(**arguments)
+
+
+def _nearest(name: str, known: Sequence[str], where: str = "") -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {where}{near[0]}?" if near else ""
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
@@ -64,7 +75,17 @@ def from_json(text: str) -> ExperimentConfig:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"the configuration is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"the configuration is a JSON {type(values).__name__}, not an object")
     return from_dict(ExperimentConfig, values)
+
+
+def read_json(path: Path) -> ExperimentConfig:
+    """Read a file that ``ExperimentConfig.to_json`` wrote; raises UserError naming the file."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
@@ -97,19 +118,44 @@ def load_experiment(path: str, scale: str = "full") -> ExperimentConfig:
         scale: passed on; files offer at least "full" and most a "small" that two cores can run.
 
     Raises:
-        UserError: the file is missing, or has no ``config``, or refuses the scale.
+        UserError: the file is missing, fails, has no ``config``, or refuses the scale.
     """
     file = Path(path)
     if not file.is_file():
         raise UserError(f"experiment file {path} does not exist; give a .py or .json file")
     if file.suffix == ".json":
-        return from_json(file.read_text(encoding="utf-8"))
-    build = runpy.run_path(str(file), run_name="diffusion_jax_experiment").get("config")
+        return read_json(file)
+    try:
+        build = runpy.run_path(str(file), run_name="diffusion_jax_experiment").get("config")
+        config = build(scale) if callable(build) else None
+    except Exception as error:
+        raise UserError(f"{path}{_line_of(error, str(file))}: {_explain(error)}") from error
     if not callable(build):
         raise UserError(f"{path} has no function config(scale) that returns an ExperimentConfig")
-    config = build(scale)
     if not isinstance(config, ExperimentConfig):
         raise UserError(
             f"config() in {path} returned {type(config).__name__}, not an ExperimentConfig"
         )
     return config
+
+
+def _line_of(error: Exception, path: str) -> str:
+    """Return where in the experiment file it went wrong, as far as is known."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _explain(error: Exception) -> str:
+    """Return one line on what an experiment file did wrong."""
+    unknown = _UNKNOWN_FIELD.search(str(error)) if isinstance(error, TypeError) else None
+    if unknown and hasattr(config_module, unknown["section"]):
+        section = getattr(config_module, unknown["section"])
+        known = [item.name for item in dataclasses.fields(section)]
+        hint = _nearest(unknown["field"], known)
+        return f"{unknown['section']} has no field {unknown['field']}{hint}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

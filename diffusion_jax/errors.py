@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
+"""The exceptions that mean something else than "the program is wrong"."""
 
 
 class UserError(ValueError):
@@ -6,4 +6,11 @@ class UserError(ValueError):
 
     The command line prints the message on one line and exits with code 2; Python callers see an
     ordinary ``ValueError``.
+    """
+
+
+class RunError(RuntimeError):
+    """Report a run that cannot go on although its input was in order, e.g. a loss that is NaN.
+
+    The command line prints the message on one line and exits with code 1.
     """

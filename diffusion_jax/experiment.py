@@ -34,7 +34,12 @@ from diffusion_jax.text.tokenizers import Tokenizer, build_tokenizer
 from diffusion_jax.train.events import Every
 from diffusion_jax.train.hooks import Preview, Validate
 from diffusion_jax.train.loop import FitResult, fit
-from diffusion_jax.train.metrics import JsonLines, TensorBoard, WriteMetrics
+from diffusion_jax.train.metrics import (
+    JsonLines,
+    TensorBoard,
+    WriteMetrics,
+    require_tensorboard,
+)
 from diffusion_jax.train.progress import ProgressReport
 from diffusion_jax.train.state import TrainState, ema_name
 from diffusion_jax.train.validation import make_validation
@@ -192,16 +197,20 @@ def train(
     config = complete(config, data.tokenizer)
     if going_on:
         directory.check_same_run(config)
-    else:
-        directory.create(config, data.tokenizer)
-    report = report or ProgressReport()
-    _describe(report, config, data, directory)
-
+    _check_installation(config)
     program = Program.build(config)
     abstract = program.abstract_state()
     shardings = state_shardings(
         mesh, abstract, program.model.logical_axes(), program.optimizer.init
     )
+    # Everything that can be wrong with the input has been looked at: now the disk may change.
+    if going_on:
+        directory.write_config(config)
+    else:
+        directory.create(config, data.tokenizer)
+    report = report or ProgressReport()
+    _describe(report, config, data, directory)
+
     root_key = jax.random.key(config.train.seed)
     place = partial(place_batch, mesh)
     loader = Loader(
@@ -248,6 +257,17 @@ def train(
         )
     generator = replace(generator, params=sampled_params(config, result.state))
     return TrainResult(config, data, result, generator)
+
+
+def _check_installation(config: ExperimentConfig) -> None:
+    """Raise UserError where the configuration needs what this machine has not."""
+    if config.train.tensorboard:
+        require_tensorboard()
+    if config.model.attention_impl == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError(
+            'model.attention_impl is "cudnn", which needs an NVIDIA GPU, but JAX runs on '
+            f'{jax.default_backend()!r}; use "xla"'
+        )
 
 
 def sampled_params(config: ExperimentConfig, state: TrainState) -> Params:

@@ -122,10 +122,12 @@ class Generator:
             raise UserError(f"num_samples is {num_samples}; ask for at least 1")
         if self.config.data.task == "pair":
             raise UserError("this model writes targets for sources; use generate, not sample")
+        _check_batch_and_seed(batch_size, seed)
         length = self.config.data.length
         ids = np.full((num_samples, length), self.tokenizer.pad_id, np.int32)
         everywhere = np.ones((num_samples, length), np.bool_)
-        rows = self._run(ids, everywhere, _example_keys(seed, range(num_samples)), batch_size)
+        row_keys = _example_keys(seed, range(num_samples))
+        rows = self._run(ids, everywhere, row_keys, min(batch_size, num_samples))
         return [self.tokenizer.decode(row) for row in rows]
 
     def generate(
@@ -146,20 +148,39 @@ class Generator:
             batch_size: rows per compiled call.
             first_index: index i of the first source, for a run that is resumed in the middle.
 
-        Yields:
-            One Generation per source.
+        Returns:
+            One Generation per source, made while it is iterated over.
 
         Raises:
-            UserError: a source is empty or too long, or the model was not trained on pairs.
+            UserError: at once when the model was not trained on pairs or a number is out of range;
+                in its turn when a source is empty or too long (see ``check_source``).
         """
         if self.config.data.task != "pair":
             raise UserError("this model writes texts without a source; use sample, not generate")
         if num_candidates < 1:
             raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
-        remaining = iter(sources)
+        _check_batch_and_seed(batch_size, seed)
+        return self._generate(iter(sources), first_index, num_candidates, seed, batch_size)
+
+    def check_source(self, text: str, index: int) -> None:
+        """Raise UserError where a source is empty or too long; ``index`` (from 0) is for it."""
+        self._pack(text, index)
+
+    def _generate(
+        self,
+        sources: Iterator[str],
+        first_index: int,
+        num_candidates: int,
+        seed: int,
+        batch_size: int,
+    ) -> Iterator[Generation]:
         per_batch = max(1, batch_size // num_candidates)
-        while batch := list(islice(remaining, per_batch)):
-            yield from self._generate_batch(batch, first_index, num_candidates, seed, batch_size)
+        num_rows = None
+        while batch := list(islice(sources, per_batch)):
+            # No later batch is larger than the first: filled up to its size, they need no program
+            # of their own.
+            num_rows = num_rows or min(batch_size, len(batch) * num_candidates)
+            yield from self._generate_batch(batch, first_index, num_candidates, seed, num_rows)
             first_index += len(batch)
 
     def _generate_batch(
@@ -203,11 +224,9 @@ class Generator:
         self, ids: np.ndarray, noise_mask: np.ndarray, row_keys: jax.Array, batch_size: int
     ) -> np.ndarray:
         """Run the chain over all rows in batches of one size, so that it compiles once."""
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         mesh = make_mesh()
         devices = mesh.devices.size
-        batch_size = -(-min(batch_size, len(ids)) // devices) * devices
+        batch_size = -(-batch_size // devices) * devices
         placement = batch_sharding(mesh)
         written = []
         for start in range(0, len(ids), batch_size):
@@ -216,6 +235,13 @@ class Generator:
             batch = jax.device_put((row_keys[index], ids[index], noise_mask[index]), placement)
             written.append(np.asarray(self.reverse(self.params, *batch)))
         return np.concatenate(written)[: len(ids)]
+
+
+def _check_batch_and_seed(batch_size: int, seed: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}; it must be between 0 and 2**32 - 1")
 
 
 def _with_sample_options(config: ExperimentConfig, options: dict[str, Any]) -> ExperimentConfig:

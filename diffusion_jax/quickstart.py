@@ -81,6 +81,7 @@ class QuickstartReport:
 def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> ExperimentConfig:
     """Return the configuration of a quickstart: a small Diffusion-LM or DiffuSeq."""
     pair = task == "seq2seq"
+    steps = 3000 if steps is None else steps
     row = {("text", "small"): 18, ("text", "full"): 42}.get((task, size))
     row = row or (64 if size == "small" else 96)
     return ExperimentConfig(
@@ -110,9 +111,11 @@ def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> Ex
             self_cond_rate=0.5,
             positions="target" if pair else "all",
         ),
-        optim=OptimConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0),
+        optim=OptimConfig(
+            learning_rate=2e-3, warmup_steps=min(100, max(steps, 0) // 4), clip_norm=1.0
+        ),
         train=TrainConfig(
-            steps=steps or 3000,
+            steps=steps,
             batch_size=64,
             ema_rates=(0.99,),
             validate_every=1000,
@@ -131,7 +134,7 @@ def run(
     steps: int | None = None,
     resume: bool = False,
     say: Callable[[str], None] = print,
-) -> QuickstartReport:
+) -> QuickstartReport | None:
     """Train on the built-in grammar, write, judge by parsing, and report.
 
     Args:
@@ -144,7 +147,8 @@ def run(
         say: where the report goes, line by line.
 
     Returns:
-        The figures, which are also written to ``workdir/quickstart.json``.
+        The figures, which are also written to ``workdir/quickstart.json``; None where the training
+        was stopped by a signal (its state is saved).
 
     Raises:
         UserError: see ``experiment.train``.
@@ -153,6 +157,8 @@ def run(
     config = quickstart_config(task, size, steps=steps)
     result = train(config, workdir, resume=resume, report=ProgressReport())
     train_seconds = time.perf_counter() - began
+    if result.fit.stopped_by is not None:
+        return None
     judge = _judge_text if task == "text" else _judge_pairs
     texts, says_exactly = judge(result, size, say)
     grammar = load_grammar(size)

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from diffusion_jax.config import ExperimentConfig
-from diffusion_jax.config_io import differences, from_json
+from diffusion_jax.config_io import differences, read_json
 from diffusion_jax.errors import UserError
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
@@ -78,6 +78,10 @@ class Workdir:
         self.check_unused()
         tokenizer.save(self.tokenizer_dir)
         # The configuration goes last and at once: its presence says that the run has begun.
+        self.write_config(config)
+
+    def write_config(self, config: ExperimentConfig) -> None:
+        """Store the configuration, also that of a run that goes on with other display options."""
         unfinished = self.path / "config.json.tmp"
         unfinished.write_text(config.to_json(), encoding="utf-8")
         os.replace(unfinished, self.config_file)
@@ -121,10 +125,7 @@ class Workdir:
                 f"{self.path} is not a run directory: it {reason}; give the --workdir of a "
                 "training run"
             )
-        try:
-            return from_json(self.config_file.read_text(encoding="utf-8"))
-        except (UserError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.config_file}: {error}") from error
+        return read_json(self.config_file)
 
     def read_tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the run was trained with.
@@ -132,7 +133,8 @@ class Workdir:
         Raises:
             UserError: it is missing, damaged, or not the one that the checkpoint was trained with.
         """
-        trained_with = self.checkpoints().metadata().get("tokenizer")
+        store = self.checkpoints()
+        trained_with = store.metadata().get("tokenizer") if store.steps() else None
         return load_tokenizer(self.tokenizer_dir, fingerprint=trained_with)
 
     def read_params(

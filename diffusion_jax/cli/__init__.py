@@ -7,10 +7,11 @@ so that ``--help`` answers without loading jax.
 import difflib
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.version import __version__
 
 COMMANDS = {
@@ -23,12 +24,36 @@ COMMANDS = {
     "likelihood": "bound the negative log-likelihood of a corpus under a trained model",
     "describe": "show what an experiment or a checkpoint is: sizes, memory, configuration",
 }
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+# What the operating system refuses because of a path that the user gave.
+_BAD_PATH = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        # Here, and not when the interpreter ends, is where a reader that has left can be met.
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _fail(str(error), EXIT_BAD_INPUT)
+    except RunError as error:
+        return _fail(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(str(error), EXIT_BAD_INPUT if isinstance(error, _BAD_PATH) else EXIT_FAILED)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -39,20 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return _fail(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+        raise UserError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
     # Orbax speaks through absl's logger about every array; our own messages are what a user needs.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        return importlib.import_module(f"diffusion_jax.cli.{name}").main(rest)
-    except UserError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader (head, less) has left; that is no error of ours.
-        sys.stderr.close()
-        return 0
+    return importlib.import_module(f"diffusion_jax.cli.{name}").main(rest)
 
 
 def _usage() -> str:
@@ -67,6 +82,6 @@ def _usage() -> str:
     )
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int) -> int:
     print(f"diffusion-jax: error: {message}", file=sys.stderr)
-    return EXIT_BAD_INPUT
+    return code

@@ -1,7 +1,7 @@
 """``diffusion-jax generate``: write a target for each source line."""
 
-import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,11 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(GenerateCommand, "generate", arguments)
     check_output(command.output, append=command.resume)
-    done = _lines_done(command) if command.resume else 0
     sources = _read_sources(command.input)
-    for index, text in enumerate(_read_sources(command.input) if command.input != "-" else ()):
-        if not text.strip():
-            raise UserError(f"{command.input} line {index + 1} is empty; each needs a source text")
+    done = _count_done(command, sources) if command.resume else 0
     from diffusion_jax.generate import Generator
 
     generator = Generator.from_checkpoint(
@@ -67,13 +64,19 @@ def main(arguments: Sequence[str]) -> int:
         step=command.checkpoint_step,
         **command.sampling.given(),
     )
+    if command.input != "-":
+        # A bad line shall be known now, not after hours of work on the lines before it.
+        for index, text in enumerate(_read_sources(command.input)):
+            generator.check_source(text, index)
     generations = generator.generate(
-        itertools.islice(sources, done, None),
+        sources,
         num_candidates=command.candidates,
         seed=command.seed,
         batch_size=command.batch_size,
         first_index=done,
     )
+    if command.resume:
+        _cut_unfinished_line(Path(command.output))
     with output_stream(command.output, append=command.resume) as stream:
         for index, generation in enumerate(generations, start=done):
             record = {
@@ -100,26 +103,35 @@ def _read_sources(path: str) -> Iterator[str]:
     return (line for _, line in read_lines(Path(path)))
 
 
-def _lines_done(command: GenerateCommand) -> int:
-    """Return how many complete lines the output already has; cut off a half-written last one."""
+def _count_done(command: GenerateCommand, sources: Iterator[str]) -> int:
+    """Return how many complete lines the output already has, taking their sources from the input.
+
+    Raises:
+        UserError: the output was written by something else, or for other sources.
+    """
     if command.output == "-":
         raise UserError("--resume continues a file; give --output")
     path = Path(command.output)
     if not path.exists():
         return 0
     content = path.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]
-    lines = complete.splitlines()
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
     for index, line in enumerate(lines):
         try:
-            known = json.loads(line)["id"] == index
+            record = json.loads(line)
+            found = (record["id"], record["source"], len(record["candidates"]))
         except (ValueError, KeyError, TypeError):
-            known = False
-        if not known:
+            found = None
+        expected = (index, next(sources, None), command.candidates)
+        if found != expected:
             raise UserError(
-                f"{path} line {index + 1} is not output of this command (id {index} expected); "
-                "choose another --output"
+                f"{path} line {index + 1} is not output of this command (expected id, source and "
+                f"number of candidates {expected}, found {found}); choose another --output"
             )
-    if len(complete) < len(content):
-        path.write_bytes(complete)
     return len(lines)
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Remove what an interrupted run wrote after the last complete line."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)

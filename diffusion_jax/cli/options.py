@@ -66,6 +66,8 @@ def check_output(path: str, *, append: bool = False) -> None:
     """Raise UserError where ``output_stream`` would, before any work is done."""
     if path == "-":
         return
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a directory; give the name of a file")
     if Path(path).exists() and not append:
         raise UserError(f"{path} exists; choose another --output, it is not overwritten")
     if not Path(path).parent.is_dir():

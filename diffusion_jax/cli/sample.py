@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffusion_jax.cli.options import SampleOverrides, output_stream, parse
+from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class SampleCommand:
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(SampleCommand, "sample", arguments)
+    check_output(command.output)
     from diffusion_jax.generate import Generator
 
     generator = Generator.from_checkpoint(
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         step=command.checkpoint_step,
         **command.sampling.given(),
     )
+    texts = generator.sample(command.num, seed=command.seed, batch_size=command.batch_size)
     with output_stream(command.output) as stream:
-        texts = generator.sample(command.num, seed=command.seed, batch_size=command.batch_size)
         for index, text in enumerate(texts):
             if command.format == "jsonl":
                 text = json.dumps({"id": index, "text": text}, ensure_ascii=False)

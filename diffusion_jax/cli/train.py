@@ -1,8 +1,10 @@
 """``diffusion-jax train``: train the model of an experiment, or resume it."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated
 
 import tyro
@@ -58,11 +60,34 @@ def main(arguments: Sequence[str]) -> int:
 
 def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
     """Read the experiment first: its fields are the defaults that the other arguments override."""
-    files = [a for a in arguments if a.endswith(_SUFFIXES) and not a.startswith("-")]
-    if not files:
+    file = _experiment_file(arguments)
+    if file is None:
         return None
     scale = argparse.ArgumentParser(add_help=False)
     scale.add_argument("--scale", default="full")
     known, _ = scale.parse_known_args(list(arguments))
-    config = load_experiment(files[0], known.scale)
+    config = load_experiment(file, known.scale)
     return TrainCommand(tyro.MISSING, tyro.MISSING, scale=known.scale, config=config)
+
+
+def _experiment_file(arguments: Sequence[str]) -> str | None:
+    """Return the first .py or .json argument that is not the value of an option."""
+    flags = {"resume", *_names_of_flags(ExperimentConfig())}
+    for previous, argument in pairwise(["", *arguments]):
+        flag = previous.lstrip("-").rsplit(".", 1)[-1].replace("-", "_").removeprefix("no_")
+        is_value = previous.startswith("-") and "=" not in previous and flag not in flags
+        if argument.endswith(_SUFFIXES) and not argument.startswith("-") and not is_value:
+            return argument
+    return None
+
+
+def _names_of_flags(config: object) -> list[str]:
+    """Return the names of all fields that are true or false, those of nested configs included."""
+    names = []
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            names += _names_of_flags(value)
+        elif isinstance(value, bool):
+            names.append(item.name)
+    return names

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from diffusion_jax.text.prefetch import Prefetcher
 from diffusion_jax.train.events import Every, StateEvent, StepEvent, StepHook
@@ -19,7 +19,7 @@ from diffusion_jax.train.step import TrainStep
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """Report a loss or gradient that is not a number; the run stopped without saving."""
 
 

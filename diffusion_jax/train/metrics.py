@@ -95,6 +95,18 @@ class JsonLines:
         self.close()
 
 
+def require_tensorboard() -> Any:
+    """Return the class that writes event files; raises UserError where it is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "TensorBoard was asked for, but tensorboardX is not installed; "
+            "pip install 'diffusion-jax[tensorboard]'"
+        ) from error
+    return SummaryWriter
+
+
 class TensorBoard:
     """TensorBoard event files; only process 0 writes. Needs the extra ``tensorboard``."""
 
@@ -108,16 +120,10 @@ class TensorBoard:
         Raises:
             UserError: when tensorboardX is not installed.
         """
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "TensorBoard was asked for, but tensorboardX is not installed; "
-                "pip install 'diffusion-jax[tensorboard]'"
-            ) from error
+        writer_class = require_tensorboard()
         self._writer = None
         if jax.process_index() == 0:
-            self._writer = SummaryWriter(os.fspath(directory), purge_step=resume_step + 1)
+            self._writer = writer_class(os.fspath(directory), purge_step=resume_step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Add one point to the curve of every value."""

@@ -1,0 +1,156 @@
+"""Configurations: checked when built, JSON both ways, what differs between two."""
+
+import dataclasses
+import json
+
+import pytest
+
+from diffusion_jax.config import (
+    DataConfig,
+    DiffusionConfig,
+    ExperimentConfig,
+    MeshConfig,
+    OptimConfig,
+    SampleConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from diffusion_jax.config_io import differences, from_json
+from diffusion_jax.errors import UserError
+from diffusion_jax.models.spec import DenoiserConfig
+
+REFUSED = [
+    (DataConfig, {"corpus": ""}, "data.corpus"),
+    (DataConfig, {"length": 4}, "data.length = 4"),
+    (DataConfig, {"size": -1}, "data.size = -1"),
+    (DataConfig, {"validation_size": -1}, "data.validation_size"),
+    (DataConfig, {"task": "pair", "packing": "block"}, "data.packing"),
+    (DataConfig, {"task": "pair", "columns": ("a",)}, "2 column name"),
+    (DataConfig, {"columns": ("a", "b")}, "1 column name"),
+    (DataConfig, {"where": ("language",)}, "column=value"),
+    (TokenizerConfig, {"vocab_size": 100}, "belongs to kind 'sentencepiece'"),
+    (TokenizerConfig, {"lowercase": True}, "belongs to kind 'wordpiece'"),
+    (TokenizerConfig, {"kind": "sentencepiece", "min_count": 3}, "belongs to kind 'word'"),
+    (TokenizerConfig, {"kind": "wordpiece"}, "vocab.txt"),
+    (TokenizerConfig, {"min_count": -1}, "tokenizer.min_count"),
+    (TokenizerConfig, {"kind": "sentencepiece", "vocab_size": 2}, "at least 8"),
+    (DiffusionConfig, {"timesteps": 1}, "diffusion.timesteps = 1"),
+    (DiffusionConfig, {"self_cond_rate": 1.5}, "diffusion.self_cond_rate = 1.5"),
+    (OptimConfig, {"learning_rate": 0.0}, "optim.learning_rate"),
+    (OptimConfig, {"learning_rate": float("nan")}, "optim.learning_rate"),
+    (OptimConfig, {"warmup_steps": -1}, "optim.warmup_steps"),
+    (OptimConfig, {"weight_decay": -0.1}, "optim.weight_decay"),
+    (OptimConfig, {"clip_norm": -1.0}, "optim.clip_norm"),
+    (OptimConfig, {"eps": 0.0}, "optim.eps"),
+    (OptimConfig, {"betas": (0.9, 1.0)}, "optim.betas"),
+    (OptimConfig, {"betas": (0.9,)}, "two numbers"),
+    (TrainConfig, {"steps": 0}, "train.steps = 0"),
+    (TrainConfig, {"batch_size": 0}, "train.batch_size"),
+    (TrainConfig, {"log_every": 0}, "train.log_every"),
+    (TrainConfig, {"checkpoint_every": 0}, "train.checkpoint_every"),
+    (TrainConfig, {"validate_every": -1}, "train.validate_every"),
+    (TrainConfig, {"preview_every": -1}, "train.preview_every"),
+    (TrainConfig, {"keep_checkpoints": 1}, "train.keep_checkpoints = 1"),
+    (TrainConfig, {"seed": -1}, "train.seed"),
+    (TrainConfig, {"batch_size": 10, "microbatches": 3}, "divisor of train.batch_size = 10"),
+    (TrainConfig, {"ema_rates": (1.0,)}, "train.ema_rates"),
+    (SampleConfig, {"steps": 0}, "sample.steps"),
+    (SampleConfig, {"sampler": "ddim", "eta": 2.0}, "sample.eta = 2.0"),
+    (SampleConfig, {"eta": 0.5}, "--sample.sampler ddim"),
+    (SampleConfig, {"sampler": "ddim", "variance": "fixed_large"}, "--sample.sampler ddpm"),
+    (SampleConfig, {"sampler": "ddim", "noise_bound": 2.0}, "draws no noise"),
+    (SampleConfig, {"noise_bound": -1.0}, "sample.noise_bound"),
+    (MeshConfig, {"data": 0}, "mesh.data"),
+    (MeshConfig, {"fsdp": 0}, "mesh.fsdp"),
+    (MeshConfig, {"tensor": 0}, "mesh.tensor"),
+    (DenoiserConfig, {"num_heads": 5}, "divisor of hidden_dim"),
+    (DenoiserConfig, {"dropout": 1.0}, "model.dropout"),
+    (DenoiserConfig, {"norm": "middle"}, "one of post, pre"),
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"), REFUSED, ids=lambda value: str(value)[:40]
+)
+def test_a_value_out_of_range_is_named(section, fields, message):
+    with pytest.raises(UserError) as caught:
+        section(**fields)
+    assert message in str(caught.value)
+    assert next(reversed(fields)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"sample": SampleConfig(steps=3000)}, "at most diffusion.timesteps = 2000"),
+        ({"diffusion": DiffusionConfig(self_cond_rate=0.5)}, "--model.self-conditioning"),
+        ({"model": DenoiserConfig(mean_embed=True)}, "model.mean_embed"),
+    ],
+)
+def test_sections_that_do_not_fit_together_are_refused(sections, message):
+    with pytest.raises(UserError, match=message):
+        ExperimentConfig(**sections)
+
+
+UNUSUAL = ExperimentConfig(
+    name="unusual",
+    data=DataConfig(task="pair", columns=("question", "answer"), where=("language=en",)),
+    tokenizer=TokenizerConfig(kind="sentencepiece", vocab_size=500),
+    model=DenoiserConfig(vocab_size=500, dropout=0.25),
+    optim=OptimConfig(betas=(0.5, 0.75)),
+    train=TrainConfig(ema_rates=(0.5, 0.9), tensorboard=True),
+)
+
+
+@pytest.mark.parametrize("config", [ExperimentConfig(), UNUSUAL], ids=lambda c: c.name)
+def test_json_there_and_back_is_the_same(config):
+    back = from_json(config.to_json())
+    assert back == config
+    assert type(back.train.ema_rates) is tuple
+
+
+def changed(**sections):
+    values = json.loads(ExperimentConfig().to_json())
+    for name, fields in sections.items():
+        values[name] = {**values[name], **fields} if isinstance(fields, dict) else fields
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1, 2]", "JSON list, not an object"),
+        ('{"trian": {}}', "unknown configuration field trian; did you mean train?"),
+        (changed(train={"batch_sise": 4}), "train.batch_sise; did you mean train.batch_size?"),
+        (changed(train={"zzzzzz": 4}), "unknown configuration field train.zzzzzz$"),
+        (changed(train=7), "train must be an object with fields, got 7"),
+        (changed(train={"steps": "many"}), "train.steps = 'many' is not allowed; give a value of "),
+        (changed(train={"steps": True}), "train.steps = True"),
+        (changed(train={"steps": 2.5}), "train.steps = 2.5"),
+        (changed(train={"ema_rates": 0.9}), "train.ema_rates = 0.9 is not allowed; give a list"),
+        (changed(data={"task": "poem"}), "data.task = 'poem' is not allowed; give one of 'text'"),
+        (changed(optim={"betas": [0.9]}), "optim.betas"),
+    ],
+)
+def test_json_that_is_no_configuration_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        from_json(text)
+
+
+def test_an_integer_is_taken_for_a_float():
+    config = from_json(changed(optim={"learning_rate": 1}))
+    assert type(config.optim.learning_rate) is float
+
+
+def test_differences_name_the_fields_and_both_values():
+    old = ExperimentConfig()
+    new = dataclasses.replace(
+        old, name="other", train=dataclasses.replace(old.train, batch_size=8, ema_rates=())
+    )
+    assert differences(old, old) == {}
+    assert differences(old, new) == {
+        "name": ("run", "other"),
+        "train.batch_size": (64, 8),
+        "train.ema_rates": ((0.9999,), ()),
+    }

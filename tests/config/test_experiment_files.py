@@ -1,0 +1,143 @@
+"""Experiment files and the command line over them: what is read, what wins, what is refused."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from diffusion_jax.cli import main
+from diffusion_jax.config import ExperimentConfig, TrainConfig
+from diffusion_jax.config_io import load_experiment
+from diffusion_jax.errors import UserError
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
+HEAD = "from diffusion_jax.config import ExperimentConfig, TrainConfig\n"
+GOOD = HEAD + (
+    "def config(scale='full'):\n"
+    "    if scale not in ('full', 'small'):\n"
+    "        raise ValueError(f'scale is {scale!r}; choose full or small')\n"
+    "    steps = 100 if scale == 'full' else 10\n"
+    "    return ExperimentConfig(name='mine', train=TrainConfig(steps=steps, batch_size=8))\n"
+)
+
+
+def write(tmp_path, text, name="mine.py"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_python_file_and_its_scales(tmp_path):
+    path = write(tmp_path, GOOD)
+    assert load_experiment(path).train.steps == 100
+    assert load_experiment(path, "small").train.steps == 10
+
+
+def test_a_json_file(tmp_path):
+    config = ExperimentConfig(train=TrainConfig(steps=7))
+    assert load_experiment(write(tmp_path, config.to_json(), "mine.json")) == config
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("scale", ["full", "small"])
+def test_our_experiments_are_configurations(path, scale):
+    assert isinstance(load_experiment(str(path), scale), ExperimentConfig)
+    assert "Command: diffusion-jax train" in runpy.run_path(str(path))["__doc__"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", r"no function config\(scale\)"),
+        ("def config(scale):\n    return {}\n", "returned dict, not an ExperimentConfig"),
+        ("def config(:\n", "line 1: SyntaxError"),
+        ("import no_such_module_here\n", "line 1: ModuleNotFoundError: No module named"),
+        (
+            HEAD + "def config(scale):\n    return ExperimentConfig(train=TrainConfig(step=3))\n",
+            "line 3: TrainConfig has no field step; did you mean steps?",
+        ),
+        (
+            HEAD + "def config(scale):\n    return ExperimentConfig(trian=TrainConfig())\n",
+            "line 3: ExperimentConfig has no field trian; did you mean train?",
+        ),
+        (
+            HEAD + "def config(scale):\n    return ExperimentConfig(train=TrainConfig(steps=0))\n",
+            "line 3: train.steps = 0 is not allowed",
+        ),
+        ("def config():\n    return 1\n", r"TypeError: config\(\) takes 0 positional"),
+    ],
+)
+def test_a_bad_python_file_is_refused_with_its_name_and_line(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_experiment(path)
+    assert path in str(caught.value)
+
+
+def test_an_unknown_scale_is_refused(tmp_path):
+    with pytest.raises(UserError, match="scale is 'huge'; choose full or small"):
+        load_experiment(write(tmp_path, GOOD), "huge")
+
+
+def test_missing_and_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"none\.py does not exist"):
+        load_experiment(str(tmp_path / "none.py"))
+    latin = tmp_path / "latin.json"
+    latin.write_bytes(b'{"name": "caf\xe9"}')
+    with pytest.raises(UserError, match=r"latin\.json: 'utf-8' codec"):
+        load_experiment(str(latin))
+
+
+@pytest.fixture
+def train_call(monkeypatch):
+    """Return what the command line hands to the training."""
+    from diffusion_jax import experiment
+
+    calls = []
+    monkeypatch.setattr(
+        experiment, "train", lambda config, workdir, *, resume: calls.append((config, workdir))
+    )
+
+    def call(*arguments):
+        assert main(["train", *arguments]) == 0
+        return calls[-1][0]
+
+    return call
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path, train_call):
+    path = write(tmp_path, GOOD)
+    config = train_call(
+        path, "--workdir", "w", "--train.batch-size", "4", "--optim.betas", "0", "0.5"
+    )
+    assert config.train.batch_size == 4
+    assert config.train.steps == 100
+    assert config.train.log_every == TrainConfig().log_every
+    assert config.optim.betas == (0.0, 0.5)
+
+
+@pytest.mark.parametrize("scale", [["--scale", "small"], ["--scale=small"]])
+def test_the_scale_reaches_the_file(tmp_path, train_call, scale):
+    assert train_call(*scale, write(tmp_path, GOOD), "-w", "w").train.steps == 10
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["--resume"],
+        ["--model.no-self-conditioning"],
+        ["--tokenizer.vocab-file", "vocab.json"],
+        ["--tokenizer.vocab-file=vocab.json"],
+        ["-w", "runs/x.py"],
+    ],
+    ids=" ".join,
+)
+def test_the_experiment_is_told_from_the_values_of_options(tmp_path, train_call, before):
+    end = [] if "-w" in before else ["--workdir", "w"]
+    assert train_call(*before, write(tmp_path, GOOD), *end).name == "mine"
+
+
+def test_the_resolved_configuration_is_itself_an_experiment(tmp_path, train_call):
+    path = write(tmp_path, json.dumps({"train": {"steps": 5}}), "resolved.json")
+    assert train_call(path, "-w", "w", "--train.seed", "3").train == TrainConfig(steps=5, seed=3)
