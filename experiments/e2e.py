@@ -57,11 +57,13 @@ def config(scale: str = "full") -> ExperimentConfig:
                 time_dim=64,
                 dropout=0.0,
                 attention_dropout=0.0,
-                norm="pre",
+                init="torch",
                 self_conditioning=True,
             ),
             diffusion=DiffusionConfig(timestep_sampler="stratified", self_cond_rate=0.5),
-            optim=OptimConfig(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0),
+            optim=OptimConfig(
+                learning_rate=3e-3, warmup_steps=200, clip_norm=1.0, betas=(0.9, 0.95)
+            ),
             train=TrainConfig(
                 steps=6000,
                 batch_size=32,
