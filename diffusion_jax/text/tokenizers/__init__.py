@@ -107,7 +107,10 @@ def load_tokenizer(directory: str | Path, *, fingerprint: str | None = None) -> 
         raise UserError(f"{path}: not a tokenizer description") from None
     if kind not in _LOADERS:
         raise UserError(f"{path}: unknown tokenizer kind {kind!r}; {listing(kind, _LOADERS)}")
-    tokenizer = _LOADERS[kind](directory, **options)
+    try:
+        tokenizer = _LOADERS[kind](directory, **options)
+    except TypeError:
+        raise UserError(f"{path}: tokenizer {kind!r} has no options {options}") from None
     if fingerprint is not None and tokenizer.fingerprint() != fingerprint:
         raise UserError(
             f"{directory}: this vocabulary does not fit the checkpoint, which was trained with "
