@@ -103,7 +103,7 @@ def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> Ex
         tokenizer=TokenizerConfig(kind="word", min_count=0),
         # The published network (post-LN, PyTorch's initialisation), small, and self-conditioned.
         model=DenoiserConfig(
-            embed_dim=16,
+            embed_dim=64,
             hidden_dim=128,
             num_layers=4,
             num_heads=4,
