@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance.base import Objective, estimate
@@ -161,7 +162,7 @@ def _length_template(
     """Return ids [B, L] with END and PAD in place, and the mask [B, L] of those positions."""
     lengths = jnp.asarray(lengths)
     check_shape("lengths", lengths, (None,))
-    if not isinstance(lengths, jax.core.Tracer):
+    if not isinstance(lengths, Tracer):
         shortest, longest = int(lengths.min()), int(lengths.max())
         if shortest < 2 or longest > seq_len:
             raise UserError(
