@@ -11,7 +11,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # A key that is consumed twice is an error: it is how two noises become one.
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Golden numbers are float32 results of the originals; reduced-precision matrix products would hide errors.
+# Golden numbers are float32 results of the originals; reduced-precision products would hide errors.
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
