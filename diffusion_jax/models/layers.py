@@ -71,12 +71,12 @@ class Linear(nn.Module):
         bias = self.param(
             "bias", nn.with_partitioning(bias_init, self.axes[summed:]), self.out_shape
         )
-        y = jax.lax.dot_general(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            ((tuple(range(x.ndim - summed, x.ndim)), tuple(range(summed))), ((), ())),
-        )
-        return y + jax.lax.broadcast_to_rank(bias.astype(self.dtype), y.ndim)
+        # All positions in one row dimension: with several, XLA copies the operands of the
+        # gradient's products on a CPU.
+        rows = x.astype(self.dtype).reshape(-1, *self.in_shape)
+        y = jnp.tensordot(rows, kernel.astype(self.dtype), axes=summed)
+        y = y + bias.astype(self.dtype)[None]
+        return y.reshape(*x.shape[: x.ndim - summed], *self.out_shape)
 
 
 class LayerNorm(nn.Module):
@@ -158,7 +158,10 @@ class SelfAttention(nn.Module):
             dtype,
             name="qkv",
         )(x)
-        query, key, value = (qkv[..., index, :, :] for index in range(3))
+        # Split, not indexing: its gradient is one concatenation instead of a sum of padded arrays.
+        query, key, value = (
+            part.squeeze(-3) for part in jax.lax.split(qkv, (1, 1, 1), axis=qkv.ndim - 3)
+        )
         if spec.attention_impl == "cudnn":
             mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
@@ -168,12 +171,11 @@ class SelfAttention(nn.Module):
         )(mixed)
 
     def _attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        scores = jnp.einsum("bqhk,bshk->bhqs", query, key, preferred_element_type=jnp.float32) * (
-            self.spec.head_dim**-0.5
-        )
-        weights = jax.nn.softmax(scores, axis=-1)
+        query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+        scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores * self.spec.head_dim**-0.5, axis=-1)
         weights = Dropout(self.spec.attention_dropout)(weights).astype(value.dtype)
-        return jnp.einsum("bhqs,bshk->bqhk", weights, value)
+        return jnp.matmul(weights, value).swapaxes(1, 2)
 
 
 class Mlp(nn.Module):

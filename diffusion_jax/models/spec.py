@@ -57,7 +57,7 @@ class DenoiserConfig:
     mean_embed: bool = False
     init: str = "lecun"
     dtype: str = "float32"
-    remat: str = "none"
+    remat: str = "dots"
     attention_impl: str = "xla"
     norm_eps: float = 1e-12
 
