@@ -24,6 +24,8 @@ class LikelihoodCommand:
         timesteps: timesteps per row, out of the training timesteps; more are less noisy.
         variance: "matched" is the bound; "fixed_small" and "fixed_large" repeat the published
             computation, for comparison with published bits per dimension.
+        clamp: bound the model that rounds its estimates to embeddings, as sampling with the
+            clamping trick does and as the published script does by default.
         batch_size: rows per compiled call.
         seed: of timesteps and noise.
         weights: "ema", "ema RATE" or "params" (not averaged).
@@ -35,6 +37,7 @@ class LikelihoodCommand:
     rows: int = 256
     timesteps: int = 50
     variance: Literal["matched", "fixed_small", "fixed_large"] = "matched"
+    clamp: bool = False
     batch_size: int = 64
     seed: int = 0
     weights: str = "ema"
@@ -66,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         num_rows=command.rows,
         num_timesteps=command.timesteps,
         variance=command.variance,
+        clamp=command.clamp,
         batch_size=command.batch_size,
         seed=command.seed,
     )

@@ -29,6 +29,7 @@ def corpus_bound(
     num_rows: int = 256,
     num_timesteps: int = 50,
     variance: Variance = "matched",
+    clamp: bool = False,
     batch_size: int = 64,
     seed: int = 0,
 ) -> LikelihoodSummary:
@@ -45,6 +46,8 @@ def corpus_bound(
         num_rows: how many rows, at most.
         num_timesteps: stratified timesteps per row, out of T; more make the estimate less noisy.
         variance: which bound, see ``evaluate.likelihood``.
+        clamp: bound the model that rounds its estimates to embeddings, as sampling with the clamping
+            trick does and as the published script does by default.
         batch_size: rows per compiled call.
         seed: of timesteps and noise.
 
@@ -61,6 +64,7 @@ def corpus_bound(
             tokenizer=tokenizer,
             num_timesteps=min(num_timesteps, program.schedule.num_timesteps),
             variance=variance,
+            clamp=clamp,
         )
     )
     parts = []
@@ -84,6 +88,7 @@ def _batch_bound(
     tokenizer: Tokenizer,
     num_timesteps: int,
     variance: Variance,
+    clamp: bool,
 ) -> LikelihoodTerms:
     silent = jnp.asarray([tokenizer.start_id, tokenizer.pad_id])
     return likelihood_bound(
@@ -96,4 +101,5 @@ def _batch_bound(
         noise_mask=noise_mask,
         num_timesteps=num_timesteps,
         variance=variance,
+        clamp=clamp,
     )
