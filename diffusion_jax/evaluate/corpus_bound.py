@@ -46,8 +46,8 @@ def corpus_bound(
         num_rows: how many rows, at most.
         num_timesteps: stratified timesteps per row, out of T; more make the estimate less noisy.
         variance: which bound, see ``evaluate.likelihood``.
-        clamp: bound the model that rounds its estimates to embeddings, as sampling with the clamping
-            trick does and as the published script does by default.
+        clamp: bound the model that rounds its estimates to embeddings, as sampling with the
+            clamping trick does and as the published script does by default.
         batch_size: rows per compiled call.
         seed: of timesteps and noise.
 
