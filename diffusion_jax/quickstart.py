@@ -91,6 +91,7 @@ def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> Ex
     """Return the configuration of a quickstart: a small Diffusion-LM or DiffuSeq."""
     pair = task == "seq2seq"
     length = _ROW_LENGTHS[task, size]
+    steps = steps or _STEPS[task]
     return ExperimentConfig(
         name=f"quickstart-{task}-{size}",
         data=DataConfig(
@@ -121,9 +122,11 @@ def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> Ex
             positions="target" if pair else "all",
         ),
         # A short run wants a fast optimiser: a high rate, and second moments that forget quickly.
-        optim=OptimConfig(learning_rate=5e-3, warmup_steps=100, clip_norm=1.0, betas=(0.9, 0.95)),
+        optim=OptimConfig(
+            learning_rate=5e-3, warmup_steps=min(100, steps // 10), clip_norm=1.0, betas=(0.9, 0.95)
+        ),
         train=TrainConfig(
-            steps=steps or _STEPS[task],
+            steps=steps,
             batch_size=32,
             ema_rates=(0.99,),
             validate_every=1000,

@@ -90,6 +90,15 @@ def test_a_killed_process_goes_on_bit_for_bit(whole_run, tmp_path):
     assert_same_end(state, whole_run[1])
 
 
+@pytest.fixture
+def usual_interrupt():
+    """Give SIGINT its usual effect: a process started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_interrupt")
 def test_the_second_signal_has_its_usual_effect():
     def interrupt_twice():
         with stop_on_signal() as stop:
