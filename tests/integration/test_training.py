@@ -172,7 +172,6 @@ def test_other_tokenizers_from_text_to_text(kind, tmp_path, capsys):
 def test_a_quickstart_reports_and_can_be_used(task, tmp_path, capsys, monkeypatch):
     for name in ("NUM_SAMPLES", "ENTROPY_SENTENCES"):
         monkeypatch.setattr(quickstart, name, 16)
-    monkeypatch.setattr(quickstart, "BOUND_TIMESTEPS", 2)
     workdir = str(tmp_path / "run")
     assert main(["quickstart", "--task", task, "--workdir", workdir, "--steps", "6"]) == 0
     shown = capsys.readouterr().out
