@@ -17,7 +17,7 @@ class QuickstartCommand:
 
     Attributes:
         task: "text" trains a Diffusion-LM; "seq2seq" a DiffuSeq from attributes to sentences.
-        size: "small" (about 130 words) or "full" (several hundred; give it more --steps).
+        size: "small" (128 words) or "full" (457; give it more --steps).
         workdir: directory of the run, new or empty; default runs/quickstart-TASK-SIZE.
         steps: training steps, where you want other than the default.
         resume: go on with a quickstart that was interrupted.
