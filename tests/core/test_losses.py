@@ -90,7 +90,8 @@ def test_target_positions_only():
     terms = loss(mask=TARGET, positions="target")
     weights = TARGET / TARGET.sum(-1, keepdims=True)
     for got, want in zip(terms, by_hand(TARGET)):
-        np.testing.assert_allclose(got, (want * weights).sum(-1), rtol=1e-5)
+        # Small surprisals are differences of numbers near 10, whose float32 rounding is absolute.
+        np.testing.assert_allclose(got, (want * weights).sum(-1), rtol=1e-5, atol=2e-6)
 
 
 def test_a_row_without_target_costs_nothing():
@@ -234,7 +235,7 @@ def test_variational_loss_of_a_perfect_network_is_the_entropy_of_the_words():
     np.testing.assert_allclose(terms.kl[1:], jnp.zeros(B - 1), atol=1e-3)
     weights = TARGET / TARGET.sum(-1, keepdims=True)
     want = (by_hand(TARGET)[2] * weights).sum(-1) * SCHEDULE.num_timesteps / E / np.log(2)
-    np.testing.assert_allclose(terms.rounding_nll, want, rtol=1e-5)
+    np.testing.assert_allclose(terms.rounding_nll, want, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(terms.total(), sum(terms), rtol=1e-6)
 
 
