@@ -36,6 +36,7 @@ from diffusion_jax.train.hooks import Preview, Validate
 from diffusion_jax.train.loop import FitResult, fit
 from diffusion_jax.train.metrics import (
     JsonLines,
+    MetricWriter,
     TensorBoard,
     WriteMetrics,
     require_tensorboard,
@@ -230,7 +231,9 @@ def train(
         else:
             state = create_state(program.make_state, keys.stream(root_key, "init"), shardings)
         step = int(state.step)
-        writers = [files.enter_context(JsonLines(directory.metrics_file, resume_step=step))]
+        writers: list[MetricWriter] = [
+            files.enter_context(JsonLines(directory.metrics_file, resume_step=step))
+        ]
         if config.train.tensorboard:
             folder = directory.path / "tensorboard"
             writers.append(files.enter_context(TensorBoard(folder, resume_step=step)))
@@ -290,7 +293,7 @@ def _validation(
     program: Program,
     data: Data,
     place: Callable,
-    writers: list,
+    writers: list[MetricWriter],
     report: ProgressReport,
 ) -> list[Every]:
     config = program.config

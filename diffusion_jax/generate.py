@@ -272,7 +272,7 @@ def make_reverse(
             bind(model, params),
             sampler,
             grid,
-            (*input_ids.shape, spec.embed_dim),
+            (input_ids.shape[0], input_ids.shape[1], spec.embed_dim),
             clamp=make_clamp(options, schedule, head.weight),
             anchor=anchor,
             self_condition=spec.self_conditioning,
@@ -307,7 +307,7 @@ def make_clamp(
 def _example_keys(seed: int, indices: range, num_candidates: int = 1) -> jax.Array:
     """Return [N * C] keys: one per example index and candidate."""
     root = keys.stream(jax.random.key(seed), "sample")
-    examples = keys.per_example(root, np.asarray(indices, np.uint32))
+    examples = keys.per_example(root, jnp.asarray(indices, jnp.uint32))
     candidates = jnp.arange(num_candidates, dtype=jnp.uint32)
     both = jax.vmap(lambda key: jax.vmap(lambda c: jax.random.fold_in(key, c))(candidates))
     return both(examples).reshape(-1)

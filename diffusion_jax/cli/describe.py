@@ -108,9 +108,10 @@ def _compiled(program: Any, abstract: Any) -> str:
     step = jax.jit(program.train_step(), donate_argnums=0)
     compiled = step.lower(abstract, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()
     memory = compiled.memory_analysis()
+    beside = f"{memory.temp_size_in_bytes / 2**20:,.1f} MiB" if memory else "unknown memory"
     cost = compiled.cost_analysis() or {}
     return (
         f"one training step of {shape[0]} x {shape[1]} tokens: "
         f"{cost.get('flops', float('nan')) / 1e9:,.1f} GFLOP, "
-        f"{memory.temp_size_in_bytes / 2**20:,.1f} MiB beside the state"
+        f"{beside} beside the state"
     )

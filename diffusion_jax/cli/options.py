@@ -16,7 +16,12 @@ Command = TypeVar("Command")
 
 def parse(command: type[Command], name: str, arguments: Sequence[str], **options: Any) -> Command:
     """Read a command's arguments; prints help or a message and exits where that is due."""
-    return tyro.cli(command, prog=f"diffusion-jax {name}", args=list(arguments), **options)
+    try:
+        return tyro.cli(command, prog=f"diffusion-jax {name}", args=list(arguments), **options)
+    except SystemExit:
+        # A reader that has left (head, less) is met here, not when the interpreter ends.
+        sys.stdout.flush()
+        raise
 
 
 @dataclass(frozen=True)
