@@ -37,7 +37,10 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         # beta is negative, and eta = 0 must make it vanish.
         fresh = eta**2 * info.beta / info.one_minus_alpha_bar
         sigma = jnp.sqrt(info.one_minus_alpha_bar_prev * fresh)
-        kept = jnp.sqrt(info.one_minus_alpha_bar_prev * (1.0 - fresh))
+        # 1 - beta / (1 - alpha_bar), formed without the difference that float32 loses near 0.
+        ratio = info.alpha_bar / info.alpha_bar_prev
+        stays = ratio * info.one_minus_alpha_bar_prev / info.one_minus_alpha_bar
+        kept = jnp.sqrt(info.one_minus_alpha_bar_prev * (1.0 - eta**2 + eta**2 * stays))
         mean = jnp.sqrt(info.alpha_bar_prev) * pred_x_start + kept * eps
         x_prev = mean if noise is None else mean + sigma * noise
         return LatentState(x_prev), StepOutput(pred_x_start, mean, sigma)

@@ -50,7 +50,9 @@ def ddpm(*, variance: Variance = "fixed_small") -> Sampler:
 def posterior_mean(pred_x_start: jax.Array, x_t: jax.Array, info: StepInfo) -> jax.Array:
     """Return the mean of q(x_prev | x_t, x_start = pred_x_start), [B, L, E]."""
     coef1 = info.beta * jnp.sqrt(info.alpha_bar_prev) / info.one_minus_alpha_bar
-    coef2 = info.one_minus_alpha_bar_prev * jnp.sqrt(1.0 - info.beta) / info.one_minus_alpha_bar
+    # The ratio is 1 - beta, which float32 cannot form from a beta close to 1.
+    ratio = info.alpha_bar / info.alpha_bar_prev
+    coef2 = info.one_minus_alpha_bar_prev * jnp.sqrt(ratio) / info.one_minus_alpha_bar
     return coef1 * pred_x_start + coef2 * x_t
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffusion_jax.errors import UserError
@@ -45,6 +45,9 @@ def test_perfect_denoiser_lands_on_the_forward_process(pair):
 
 @settings(max_examples=25, deadline=None)
 @given(pairs)
+# Nearly all noise is drawn afresh.
+@example((0, 199))
+@example((50, 199))
 def test_ddpm_is_ddim_with_eta_one_and_the_posterior(pair):
     t, t_prev = max(pair), min(pair)
     x_t, pred_x_start, noise = latents(3)
@@ -53,7 +56,7 @@ def test_ddpm_is_ddim_with_eta_one_and_the_posterior(pair):
         sampler.step(sampler.init(x_t), pred_x_start, info, noise)
         for sampler in (ddpm(variance="fixed_small"), ddim(eta=1))
     )
-    np.testing.assert_allclose(small.mean, one.mean, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(small.mean, one.mean, rtol=0, atol=2e-6)
     np.testing.assert_allclose(small.sigma, one.sigma, rtol=1e-5)
     np.testing.assert_allclose(first.x_t, second.x_t, rtol=0, atol=1e-5)
     ts, ts_prev = jnp.full(2, t), jnp.full(2, t_prev)
