@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_jax.quickstart import NUM_SAMPLES, quickstart_config
+
 COLAB = Path(__file__).parents[2] / "colab"
 NOTEBOOKS = sorted(COLAB.glob("*.ipynb"))
 MAX_LINES = 15
@@ -91,6 +93,20 @@ class TestStored:
         assert not [name for name in calls if name.endswith("PRNGKey") or ".random." in name]
 
 
+def test_quickstart_repeats_the_command(monkeypatch):
+    monkeypatch.delenv("SMOKE", raising=False)
+    chosen = {}
+    (sizes,) = (code for code in executed(COLAB / "01_quickstart.ipynb") if "\nSTEPS = " in code)
+    exec(sizes, chosen)
+    text, pairs = (quickstart_config(task, "small") for task in ("text", "seq2seq"))
+    assert chosen["STEPS"] == text.train.steps
+    assert chosen["PAIR_STEPS"] == pairs.train.steps
+    assert chosen["LAYERS"] == text.model.num_layers
+    assert chosen["SENTENCES"] == text.data.size
+    assert chosen["SAMPLES"] == NUM_SAMPLES
+    assert chosen["SAMPLING_STEPS"] == text.sample.steps
+
+
 def test_a_twin_becomes_cells():
     twin = '# %% [markdown]\n# # Title\n#\n# text\n\n# %% tags=["a"]\n# %pip install x\ny = 1\n\n'
     markdown, code = load_build().cells_of(twin)
@@ -112,7 +128,7 @@ def test_quickstart_runs_on_any_machine(tmp_path, monkeypatch, capsys):
     left = run(COLAB / "01_quickstart.ipynb")
     assert len(left["texts"]) == left["SAMPLES"]
     assert left["result"].fit.step == left["STEPS"]
-    assert left["pairs"].fit.step == left["STEPS"]
+    assert left["pairs"].fit.step == left["PAIR_STEPS"]
     printed = capsys.readouterr().out
     assert "samples are sentences of the language" in printed
     assert "name : " in printed, "no source of the pairs was shown"
