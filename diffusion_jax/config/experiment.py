@@ -1,0 +1,64 @@
+"""One run, whole: every section, and what spans them."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+from diffusion_jax.config.checks import require
+from diffusion_jax.config.data import DataConfig, TokenizerConfig
+from diffusion_jax.config.diffusion import DiffusionConfig
+from diffusion_jax.config.sampling import SampleConfig
+from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
+from diffusion_jax.models.spec import DenoiserConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One run, whole.
+
+    Attributes:
+        name: a word or two for logs and directories.
+        data: what is read.
+        tokenizer: how text becomes ids.
+        model: the network.
+        diffusion: forward process and loss.
+        optim: optimiser.
+        train: the loop.
+        sample: the reverse process.
+        mesh: devices.
+    """
+
+    name: str = "run"
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: DenoiserConfig = field(default_factory=DenoiserConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        """Check what spans sections."""
+        require(
+            self.sample.steps <= self.diffusion.timesteps,
+            "sample.steps",
+            self.sample.steps,
+            f"at most diffusion.timesteps = {self.diffusion.timesteps}",
+        )
+        require(
+            self.diffusion.self_cond_rate == 0 or self.model.self_conditioning,
+            "diffusion.self_cond_rate",
+            self.diffusion.self_cond_rate,
+            "0, or switch on --model.self-conditioning",
+        )
+        require(
+            not self.model.mean_embed,
+            "model.mean_embed",
+            self.model.mean_embed,
+            "False: runs of DiffuSeq-v2 are not offered yet, its loss is (losses.diffusion_loss)",
+        )
+
+    def to_json(self) -> str:
+        """Return the configuration as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
