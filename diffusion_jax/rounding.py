@@ -4,8 +4,6 @@ Both walk over the vocabulary in blocks and keep running results per token. So m
 with V, and a batch that is sharded over devices stays where it is.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -53,8 +51,7 @@ def token_nll(
     return flat.reshape(input_ids.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _flat_nll(
+def _flat_nll_value(
     block: int, x: jax.Array, weight: jax.Array, bias: jax.Array, ids: jax.Array
 ) -> jax.Array:
     return _flat_nll_forward(block, x, weight, bias, ids)[0]
@@ -105,6 +102,7 @@ def _flat_nll_backward(block: int, saved, cotangent: jax.Array):
     return x_gradient, weight_gradient, bias_gradient, None
 
 
+_flat_nll = jax.custom_vjp(_flat_nll_value, nondiff_argnums=(0,))
 _flat_nll.defvjp(_flat_nll_forward, _flat_nll_backward)
 
 

@@ -75,7 +75,7 @@ def corpus_bound(
         key = jax.random.fold_in(jax.random.key(seed), start)
         terms = bound(key, params, rows["input_ids"], rows["noise_mask"])
         parts.append(jax.tree.map(lambda x, n=num_rows - start: np.asarray(x)[:n], terms))
-    return summarize(LikelihoodTerms(*(np.concatenate(arrays) for arrays in zip(*parts))))
+    return summarize(jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts))
 
 
 def _batch_bound(

@@ -16,14 +16,14 @@ _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
 
 def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """Return sacrebleu's corpus BLEU (Post 2018), 0 to 100."""
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     return float(BLEU(force=True).corpus_score(hypotheses, [references]).score)
 
 
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """Return sacrebleu's corpus chrF2 (Popovic 2015), 0 to 100."""
-    from sacrebleu.metrics import CHRF
+    from sacrebleu.metrics.chrf import CHRF
 
     return float(CHRF().corpus_score(hypotheses, [references]).score)
 

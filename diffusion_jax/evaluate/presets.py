@@ -73,7 +73,8 @@ def _of_hypotheses(metric: Callable[[Sequence[str]], float]) -> TextMetric:
 
 
 def _standard_signatures() -> dict[str, str]:
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     bleu, chrf, sentence = BLEU(), CHRF(), BLEU(effective_order=True)
     # A signature knows the number of references only after a score.

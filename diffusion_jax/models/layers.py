@@ -6,6 +6,7 @@ is and not where it lives; ``scale.sharding`` maps names to a mesh.
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -41,6 +42,15 @@ def linear_initializers(style: str, fan_in: int) -> tuple[Initializer, Initializ
     return nn.initializers.normal(1 / math.sqrt(fan_in)), nn.initializers.zeros_init()
 
 
+def named_axes(init: Initializer, axes: tuple[str | None, ...]) -> Initializer:
+    """Initialise a parameter whose dimensions have logical names.
+
+    What comes out is a box around the array, which ``Module.param`` takes off again: hence the
+    type.
+    """
+    return cast(Initializer, nn.with_partitioning(init, axes))
+
+
 class Linear(nn.Module):
     """Contract the last dimensions of the input with a kernel, and add a bias.
 
@@ -65,12 +75,10 @@ class Linear(nn.Module):
         kernel_init, bias_init = linear_initializers(self.init_style, math.prod(self.in_shape))
         kernel = self.param(
             "kernel",
-            nn.with_partitioning(kernel_init, self.axes),
+            named_axes(kernel_init, self.axes),
             self.in_shape + self.out_shape,
         )
-        bias = self.param(
-            "bias", nn.with_partitioning(bias_init, self.axes[summed:]), self.out_shape
-        )
+        bias = self.param("bias", named_axes(bias_init, self.axes[summed:]), self.out_shape)
         # All positions in one row dimension: with several, XLA copies the operands of the
         # gradient's products on a CPU.
         rows = x.astype(self.dtype).reshape(-1, *self.in_shape)
@@ -88,12 +96,8 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``x`` [..., D] with mean 0 and variance 1 along D, scaled and shifted."""
         width = (x.shape[-1],)
-        scale = self.param(
-            "scale", nn.with_partitioning(nn.initializers.ones_init(), ("embed",)), width
-        )
-        bias = self.param(
-            "bias", nn.with_partitioning(nn.initializers.zeros_init(), ("embed",)), width
-        )
+        scale = self.param("scale", named_axes(nn.initializers.ones_init(), ("embed",)), width)
+        bias = self.param("bias", named_axes(nn.initializers.zeros_init(), ("embed",)), width)
         x32 = x.astype(jnp.float32)
         centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)

@@ -5,6 +5,7 @@ encoder without any attention mask, then a projection down to the width of the w
 """
 
 import math
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,7 @@ from diffusion_jax.models.layers import (
     LayerNorm,
     Linear,
     linear_initializers,
+    named_axes,
 )
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.types import Params, RoundingHead, check_shape
@@ -71,7 +73,7 @@ class Denoiser(nn.Module):
         scale = 1.0 if spec.init == "torch" else 0.02
         table = self.param(
             "positions",
-            nn.with_partitioning(nn.initializers.normal(scale), (None, "embed")),
+            named_axes(nn.initializers.normal(scale), (None, "embed")),
             (spec.max_length, spec.hidden_dim),
         )
         return table[:length]
@@ -173,7 +175,8 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
             )
         x_in = _with_self_cond(spec, x_t, self_cond)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        return network.apply({"params": params["network"]}, x_in, time, rngs=rngs)
+        # Nothing is mutable, so the output comes alone.
+        return cast(jax.Array, network.apply({"params": params["network"]}, x_in, time, rngs=rngs))
 
     def logical_axes() -> Params:
         boxed = jax.eval_shape(init_network, jax.random.key(0))

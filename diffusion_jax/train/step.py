@@ -9,6 +9,7 @@ import optax
 
 from diffusion_jax import keys
 from diffusion_jax.errors import UserError
+from diffusion_jax.timesteps import TimestepSampler
 from diffusion_jax.train.optimizer import Optimizer
 from diffusion_jax.train.state import TrainState, update_ema
 from diffusion_jax.types import Params
@@ -46,27 +47,13 @@ class LossFn(Protocol):
         ...
 
 
-class Timesteps(Protocol):
-    """The part of ``timesteps.TimestepSampler`` that a step uses."""
-
-    @property
-    def sample(self) -> Callable[[jax.Array, Any, int], tuple[jax.Array, jax.Array]]:
-        """(key, state, B) -> timesteps int32 [B] and importance weights float32 [B]."""
-        ...
-
-    @property
-    def update(self) -> Callable[[Any, jax.Array, jax.Array], Any]:
-        """(state, t [B], unweighted losses [B]) -> state."""
-        ...
-
-
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
     loss_fn: LossFn,
     optimizer: Optimizer,
-    timestep_sampler: Timesteps,
+    timestep_sampler: TimestepSampler,
     *,
     num_timesteps: int,
     num_microbatches: int = 1,
