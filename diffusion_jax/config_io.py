@@ -10,12 +10,14 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from diffusion_jax import config as config_module
 from diffusion_jax.config import ExperimentConfig, require
 from diffusion_jax.errors import UserError
 
+Config = TypeVar("Config", bound=Any)
+DIFFUSION = "diffusion"
 _UNKNOWN_FIELD = re.compile(
     r"(?P<section>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<field>\w+)'"
 )
@@ -69,26 +71,34 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def from_json(text: str) -> ExperimentConfig:
-    """Read what ``ExperimentConfig.to_json`` wrote; raises UserError on anything else."""
+def from_json(text: str, kind: type[Config] = ExperimentConfig) -> Config:
+    """Read what ``to_json`` of a configuration wrote; raises UserError on anything else.
+
+    Args:
+        text: JSON.
+        kind: the dataclass that it must be; one with a field ``kind`` says so in the JSON.
+    """
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"the configuration is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"the configuration is a JSON {type(values).__name__}, not an object")
-    return from_dict(ExperimentConfig, values)
+    found, wanted = values.get("kind", DIFFUSION), getattr(kind, "kind", DIFFUSION)
+    if found != wanted:
+        raise UserError(f"this is the run of a model of kind {found!r}, but {wanted!r} is needed")
+    return from_dict(kind, values)
 
 
-def read_json(path: Path) -> ExperimentConfig:
-    """Read a file that ``ExperimentConfig.to_json`` wrote; raises UserError naming the file."""
+def read_json(path: Path, kind: type[Config] = ExperimentConfig) -> Config:
+    """Read a file that ``to_json`` wrote; raises UserError naming the file."""
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8"), kind)
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     """Return the dotted fields in which two configurations differ: name -> (old, new)."""
     old_flat, new_flat = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
     names = [*old_flat, *(name for name in new_flat if name not in old_flat)]

@@ -14,18 +14,22 @@ runs code from it.
 import os
 from pathlib import Path
 
-from diffusion_jax.config import ExperimentConfig
-from diffusion_jax.config_io import differences, read_json
+from diffusion_jax.config import ClassifierRunConfig, ExperimentConfig
+from diffusion_jax.config_io import Config, differences, read_json
 from diffusion_jax.errors import UserError
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
 from diffusion_jax.train.state import ema_name
 from diffusion_jax.types import Params
 
+AnyConfig = ExperimentConfig | ClassifierRunConfig
+"""What a run may be of."""
+
 # Fields that may differ when a run is resumed: they change what is shown, kept or where it runs,
 # not what is learned.
 RESUMABLE = (
     "name",
+    "checkpoint",
     "data.cache",
     "train.log_every",
     "train.validate_every",
@@ -69,7 +73,7 @@ class Workdir:
         """Return whether a run was started here."""
         return self.config_file.is_file()
 
-    def create(self, config: ExperimentConfig, tokenizer: Tokenizer) -> None:
+    def create(self, config: AnyConfig, tokenizer: Tokenizer) -> None:
         """Start a run: write configuration and tokenizer.
 
         Raises:
@@ -80,7 +84,7 @@ class Workdir:
         # The configuration goes last and at once: its presence says that the run has begun.
         self.write_config(config)
 
-    def write_config(self, config: ExperimentConfig) -> None:
+    def write_config(self, config: AnyConfig) -> None:
         """Store the configuration, also that of a run that goes on with other display options."""
         unfinished = self.path / "config.json.tmp"
         unfinished.write_text(config.to_json(), encoding="utf-8")
@@ -104,9 +108,9 @@ class Workdir:
                 "run; choose another --workdir"
             )
 
-    def check_same_run(self, config: ExperimentConfig) -> None:
+    def check_same_run(self, config: AnyConfig) -> None:
         """Raise UserError where a resumed run would learn something else than the one begun."""
-        changed = differences(self.read_config(), config)
+        changed = differences(self.read_config(type(config)), config)
         refused = {
             name: values for name, values in changed.items() if not name.startswith(RESUMABLE)
         }
@@ -117,15 +121,19 @@ class Workdir:
                 "they were, or choose another --workdir"
             )
 
-    def read_config(self) -> ExperimentConfig:
-        """Return the stored configuration; raises UserError where this is no run directory."""
+    def read_config(self, kind: type[Config] = ExperimentConfig) -> Config:
+        """Return the stored configuration; raises UserError where this is no such run directory.
+
+        Args:
+            kind: what was trained: a diffusion model, or one of ``config.control``.
+        """
         if not self.is_run():
             reason = "does not exist" if not self.path.exists() else "holds no config.json"
             raise UserError(
                 f"{self.path} is not a run directory: it {reason}; give the --workdir of a "
                 "training run"
             )
-        return read_json(self.config_file)
+        return read_json(self.config_file, kind)
 
     def read_tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the run was trained with.
@@ -138,7 +146,7 @@ class Workdir:
         return load_tokenizer(self.tokenizer_dir, fingerprint=trained_with)
 
     def read_params(
-        self, config: ExperimentConfig, *, weights: str = "ema", step: int | None = None
+        self, config: AnyConfig, *, weights: str = "ema", step: int | None = None
     ) -> Params:
         """Return the denoiser's parameters from a checkpoint.
 
@@ -158,7 +166,7 @@ class Workdir:
         return CheckpointStore(self.path, keep_last=keep_last)
 
 
-def weights_name(config: ExperimentConfig, weights: str) -> str:
+def weights_name(config: AnyConfig, weights: str) -> str:
     """Return what "ema" stands for: the first averaged rate, or "params" where none is kept."""
     if weights != "ema":
         return weights

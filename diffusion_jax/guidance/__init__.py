@@ -3,6 +3,7 @@
 from diffusion_jax.guidance.adagrad import adagrad_guidance
 from diffusion_jax.guidance.base import Objective, on_estimate, on_latent, weighted_sum
 from diffusion_jax.guidance.classifier_free import classifier_free
+from diffusion_jax.guidance.classifiers import attribute_log_prob, label_log_prob
 from diffusion_jax.guidance.gradient import gradient_guidance
 from diffusion_jax.guidance.objectives import (
     TokenPosterior,
@@ -18,6 +19,7 @@ __all__ = [
     "Objective",
     "TokenPosterior",
     "adagrad_guidance",
+    "attribute_log_prob",
     "classifier_free",
     "estimate_posterior",
     "fixed_embeddings",
@@ -25,6 +27,7 @@ __all__ = [
     "fixed_words",
     "gradient_guidance",
     "keywords",
+    "label_log_prob",
     "latent_posterior",
     "on_estimate",
     "on_latent",

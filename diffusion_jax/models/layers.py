@@ -1,4 +1,4 @@
-"""Building blocks of the denoiser, up to one Transformer block.
+"""Building blocks of the networks, up to a scanned stack of Transformer blocks.
 
 Every parameter carries logical axis names (embed, mlp, heads, kv, ...), which say what a dimension
 is and not where it lives; ``scale.sharding`` maps names to a mesh.
@@ -6,19 +6,29 @@ is and not where it lives; ``scale.sharding`` maps names to a mesh.
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from diffusion_jax.models.shape import TransformerShape
 from diffusion_jax.models.spec import DenoiserConfig
 
+BlockSpec = DenoiserConfig | TransformerShape
 Initializer = Callable[..., jax.Array]
 
 DROPOUT_MASK = "dropout_mask"
 """What a rematerialisation policy calls the bits that are dear to draw and small to keep."""
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(DROPOUT_MASK),
+    ),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def symmetric_uniform(bound: float) -> Initializer:
@@ -147,7 +157,7 @@ def gelu(x: jax.Array) -> jax.Array:
 class SelfAttention(nn.Module):
     """Attend from every position to every position: no mask, padding is an ordinary token."""
 
-    spec: DenoiserConfig
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -185,7 +195,7 @@ class SelfAttention(nn.Module):
 class Mlp(nn.Module):
     """Two linear maps with the exact (erf) GELU between them."""
 
-    spec: DenoiserConfig
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -200,7 +210,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One Transformer layer, in the ``(carry, input) -> (carry, output)`` form that scan wants."""
 
-    spec: DenoiserConfig
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
@@ -215,3 +225,30 @@ class Block(nn.Module):
             else:
                 x = norm(x + drop(inner(x)))
         return x, None
+
+
+def scanned_blocks(spec: BlockSpec, **options: Any) -> nn.Module:
+    """Return ``num_layers`` blocks under the name "layers", their parameters stacked.
+
+    Args:
+        spec: sizes, and what the backward pass computes again.
+        **options: attributes of every ``Block``.
+    """
+    block = Block
+    if spec.remat != "none":
+        block = nn.remat(Block, policy=REMAT_POLICIES[spec.remat], prevent_cse=False)
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=spec.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return scanned(spec, name="layers", **options)
+
+
+def axis_names(boxed: Any) -> Any:
+    """Return the logical axis names of parameters that are still in their boxes."""
+    return jax.tree.map(
+        lambda box: tuple(box.names), boxed, is_leaf=lambda node: isinstance(node, nn.Partitioned)
+    )

@@ -4,7 +4,6 @@ Li et al. 2022 and Gong et al. 2022 use the same network: h = LN(positions + up(
 encoder without any attention mask, then a projection down to the width of the word vectors.
 """
 
-import math
 from typing import cast
 
 import flax.linen as nn
@@ -13,40 +12,16 @@ import jax.numpy as jnp
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.base import Model
+from diffusion_jax.models.inputs import position_rows, project, time_vector
 from diffusion_jax.models.layers import (
-    DROPOUT_MASK,
-    Block,
     Dropout,
     LayerNorm,
-    Linear,
+    axis_names,
     linear_initializers,
-    named_axes,
+    scanned_blocks,
 )
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.types import Params, RoundingHead, check_shape
-
-_REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(DROPOUT_MASK),
-    ),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-def timestep_embedding(time: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
-    """Return sinusoidal features [B, dim] of time labels [B]: cosines, sines, a zero if odd.
-
-    Args:
-        time: float32 [B], may be fractional.
-        dim: number of features.
-        max_period: the longest wavelength is ``2 pi max_period``.
-    """
-    half = dim // 2
-    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
-    angles = time.astype(jnp.float32)[:, None] * frequencies[None, :]
-    features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-    return jnp.pad(features, ((0, 0), (0, dim % 2)))
 
 
 class Denoiser(nn.Module):
@@ -58,68 +33,26 @@ class Denoiser(nn.Module):
     def __call__(self, x_in: jax.Array, time: jax.Array) -> jax.Array:
         """Run the network on ``x_in`` [B, L, input_dim] and ``time`` [B]; float32 [B, L, E]."""
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-        hidden = self._position_rows(x_in.shape[1])[None]
+        hidden = position_rows(self, spec, x_in.shape[1])[None]
         hidden = hidden + self._project_in(x_in).astype(jnp.float32)
-        hidden = hidden + self._time_vector(time)[:, None, :]
+        hidden = hidden + time_vector(spec, spec.time_dim, time)[:, None, :]
         hidden = LayerNorm(spec.norm_eps, name="input_norm")(hidden)
         hidden = Dropout(spec.dropout)(hidden).astype(dtype)
-        hidden, _ = _scanned_blocks(spec)(hidden, None)
+        hidden, _ = scanned_blocks(spec)(hidden, None)
         if spec.norm == "pre":
             hidden = LayerNorm(spec.norm_eps, name="output_norm")(hidden)
         return self._project_out(hidden).astype(jnp.float32)
-
-    def _position_rows(self, length: int) -> jax.Array:
-        spec = self.spec
-        scale = 1.0 if spec.init == "torch" else 0.02
-        table = self.param(
-            "positions",
-            named_axes(nn.initializers.normal(scale), (None, "embed")),
-            (spec.max_length, spec.hidden_dim),
-        )
-        return table[:length]
-
-    def _time_vector(self, time: jax.Array) -> jax.Array:
-        spec, inner = self.spec, 4 * self.spec.time_dim
-        x = timestep_embedding(time, spec.time_dim)
-        x = Linear(
-            (spec.time_dim,), (inner,), (None, "mlp"), spec.init, jnp.float32, name="time_in"
-        )(x)
-        return Linear(
-            (inner,), (spec.hidden_dim,), ("mlp", "embed"), spec.init, jnp.float32, name="time_out"
-        )(jax.nn.silu(x))
 
     def _project_in(self, x: jax.Array) -> jax.Array:
         """Widen E to D; the originals leave the projection out where the widths agree."""
         if self.spec.input_dim == self.spec.hidden_dim:
             return x
-        return self._projection(x, self.spec.hidden_dim, "up")
+        return project(self.spec, x, self.spec.hidden_dim, "up")
 
     def _project_out(self, x: jax.Array) -> jax.Array:
         if self.spec.embed_dim == self.spec.hidden_dim:
             return x
-        return self._projection(x, self.spec.embed_dim, "down")
-
-    def _projection(self, x: jax.Array, out_dim: int, name: str) -> jax.Array:
-        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-        hidden = (spec.hidden_dim,)
-        x = Linear((x.shape[-1],), hidden, (None, "mlp"), spec.init, dtype, name=f"{name}_in")(x)
-        return Linear(hidden, (out_dim,), ("mlp", None), spec.init, dtype, name=f"{name}_out")(
-            jnp.tanh(x)
-        )
-
-
-def _scanned_blocks(spec: DenoiserConfig) -> nn.Module:
-    block = Block
-    if spec.remat != "none":
-        block = nn.remat(Block, policy=_REMAT_POLICIES[spec.remat], prevent_cse=False)
-    scanned = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        length=spec.num_layers,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return scanned(spec, name="layers")
+        return project(self.spec, x, self.spec.embed_dim, "down")
 
 
 def transformer_denoiser(spec: DenoiserConfig) -> Model:
@@ -183,11 +116,7 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
         axes = {
             "embedding": ("vocab", None),
             "head_bias": ("vocab",),
-            "network": jax.tree.map(
-                lambda box: tuple(box.names),
-                boxed,
-                is_leaf=lambda node: isinstance(node, nn.Partitioned),
-            ),
+            "network": axis_names(boxed),
         }
         if spec.mean_embed:
             axes["mean_embed"] = (None,)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.models.transformer import timestep_embedding
+from diffusion_jax.models.inputs import timestep_embedding
 from tests.golden.torch_params import DATA
 
 # float32 sines of arguments up to 1000: one rounding of the argument moves them by 6e-5.

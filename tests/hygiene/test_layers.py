@@ -33,6 +33,7 @@ LAYERS = {
     "convert": 3,
     "generate": 4,
     "experiment": 4,
+    "classifier_run": 4,
     "program": 3,
     "quickstart": 4,
     "cli": 4,
@@ -40,7 +41,7 @@ LAYERS = {
     "__init__": 4,
 }
 # Values without behaviour, which any layer may name: what a model is, and its options.
-SHARED = {"diffusion_jax.models.base", "diffusion_jax.models.spec"}
+SHARED = {"diffusion_jax.models.base", "diffusion_jax.models.spec", "diffusion_jax.models.shape"}
 THIRD_PARTY = {
     "flax.linen": {"models"},
     "optax": {"timesteps", "losses", "samplers", "guidance", "mbr", "train", "scale"},

@@ -8,9 +8,10 @@ import pytest
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.base import bind
+from diffusion_jax.models.inputs import timestep_embedding
 from diffusion_jax.models.layers import dropout
 from diffusion_jax.models.spec import DenoiserConfig
-from diffusion_jax.models.transformer import timestep_embedding, transformer_denoiser
+from diffusion_jax.models.transformer import transformer_denoiser
 
 SPEC = DenoiserConfig(
     vocab_size=31,

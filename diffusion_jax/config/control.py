@@ -1,0 +1,52 @@
+"""Runs of the networks beside the denoiser: classifiers that steer it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffusion_jax.config.checks import require
+from diffusion_jax.config.data import DataConfig
+from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
+from diffusion_jax.models.shape import ClassifierConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRunConfig:
+    """The training of a noise-aware classifier on a run's own embeddings and noise.
+
+    Attributes:
+        kind: says in ``config.json`` what the run is of.
+        name: a word or two for logs and directories.
+        checkpoint: the run whose embeddings are used.
+        fingerprint: of its embeddings and noise schedule.
+        schedule: its noise schedule.
+        timesteps: its number of training timesteps T.
+        clean_rate: share of examples that are shown without noise.
+        data: labelled corpus, packed as the run's was.
+        model: the network; its ``task`` is what is predicted.
+        optim: optimiser.
+        train: the loop.
+        mesh: devices.
+    """
+
+    kind: Literal["classifier"] = "classifier"
+    name: str = "classifier"
+    checkpoint: str = ""
+    fingerprint: str = ""
+    schedule: str = "sqrt"
+    timesteps: int = 2000
+    clean_rate: float = 0.05
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(0 <= self.clean_rate <= 1, "clean_rate", self.clean_rate, "a share from 0 to 1")
+
+    def to_json(self) -> str:
+        """Return the configuration as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -1,0 +1,189 @@
+"""Constituency trees in bracket notation, and the labelled spans of tokens that they stand for.
+
+A span is ``(start, end, label)`` in tokens, ``end`` inclusive. Unary chains are one span whose
+label joins theirs from the top down with ``::`` (as benepar and Diffusion-LM have it);
+part-of-speech brackets and the root ``TOP`` (or an unnamed one) are no spans.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from diffusion_jax.errors import UserError
+
+Span = tuple[int, int, str]
+UNARY = "::"
+ROOTS = ("TOP", "ROOT", "")
+_TOKEN = re.compile(r"\(|\)|[^\s()]+")
+
+
+class Tree(NamedTuple):
+    """What a bracketed tree says.
+
+    Attributes:
+        tokens: the leaves.
+        tags: the label of each leaf's own bracket.
+        spans: the constituents in preorder, unary chains joined.
+    """
+
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+
+class _Node(NamedTuple):
+    label: str
+    children: list["_Node | str"]
+
+
+def parse_tree(text: str) -> Tree:
+    """Read ``(S (NP (DT the) (NN pub)) ...)``.
+
+    A bracket may also hold several words directly: ``(NP the pub)``; their tags are then ``"X"``.
+
+    Raises:
+        UserError: brackets do not match, or there is no word.
+    """
+    root = _read(text)
+    tokens: list[str] = []
+    tags: list[str] = []
+    found: list[Span] = []
+
+    def visit(node: _Node, above: list[str]) -> None:
+        labels = above if node.label in ROOTS else [*above, node.label]
+        only = node.children[0] if len(node.children) == 1 else None
+        if isinstance(only, _Node) and not _is_tag(only):
+            visit(only, labels)
+            return
+        place, start = len(found), len(tokens)
+        for child in node.children:
+            if isinstance(child, str):
+                tokens.append(child)
+                tags.append("X")
+            elif _is_tag(child):
+                tokens.append(str(child.children[0]))
+                tags.append(child.label)
+            else:
+                visit(child, [])
+        if labels:
+            found.insert(place, (start, len(tokens) - 1, UNARY.join(labels)))
+
+    visit(_Node("", [root]) if _is_tag(root) else root, [])
+    if not tokens:
+        raise UserError(f"the tree {text!r} holds no word")
+    return Tree(tuple(tokens), tuple(tags), tuple(found))
+
+
+def _is_tag(node: _Node) -> bool:
+    """Return whether a bracket holds one word and nothing else."""
+    return len(node.children) == 1 and isinstance(node.children[0], str)
+
+
+def _read(text: str) -> _Node:
+    """Return the outermost bracket; raises UserError unless brackets match."""
+    outside = _Node("", [])
+    stack = [outside]
+    expects_label = False
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if token == "(":
+            stack[-1].children.append(node := _Node("", []))
+            stack.append(node)
+            expects_label = True
+            continue
+        if token == ")":
+            closed = stack.pop()
+            if not stack:
+                raise UserError(
+                    f"unbalanced tree: a ) too many at character {match.start() + 1} of {text!r}"
+                )
+            if not closed.children:
+                raise UserError(
+                    f"an empty bracket ends at character {match.start() + 1} of {text!r}; "
+                    "every bracket is (LABEL child ...)"
+                )
+        elif expects_label and not text[match.start() - 1].isspace():
+            # The label touches its bracket: "(NP", as opposed to "( the".
+            stack[-1] = _relabel(stack, token)
+        elif len(stack) == 1:
+            raise UserError(f"{token!r} stands outside all brackets in the tree {text!r}")
+        else:
+            stack[-1].children.append(token)
+        expects_label = False
+    if len(stack) > 1:
+        raise UserError(f"unbalanced tree: {len(stack) - 1} missing ) at the end of {text!r}")
+    if len(outside.children) != 1:
+        raise UserError(f"{text!r} holds {len(outside.children)} trees; give one")
+    root = outside.children[0]
+    assert isinstance(root, _Node)
+    return root
+
+
+def _relabel(stack: list[_Node], label: str) -> _Node:
+    """Give the innermost open bracket its label."""
+    node = _Node(label, stack[-1].children)
+    stack[-2].children[-1] = node
+    return node
+
+
+def join_spans(spans: Iterable[Sequence]) -> tuple[Span, ...]:
+    """Return spans with those of equal extent joined, the first being the topmost.
+
+    Args:
+        spans: ``(start, end, label)`` in preorder, ``end`` inclusive, as ``Sentence.spans`` of the
+            grammar; roots are left out.
+    """
+    labels: dict[tuple[int, int], list[str]] = {}
+    for start, end, label in spans:
+        here = labels.setdefault((int(start), int(end)), [])
+        if label not in ROOTS:
+            here.append(label)
+    return tuple((*extent, UNARY.join(names)) for extent, names in labels.items() if names)
+
+
+def format_tree(tokens: Sequence[str], spans: Iterable[Span], tags: Sequence[str] = ()) -> str:
+    """Return the brackets of nested spans over tokens, rooted in ``TOP``.
+
+    Args:
+        tokens: the leaves.
+        spans: as in ``Tree``, in any order; none may cross another.
+        tags: the label of each leaf's bracket; without them leaves stand bare.
+
+    Raises:
+        UserError: two spans cross, or one reaches outside the tokens.
+    """
+    opens: dict[int, list[tuple[int, str]]] = {}
+    ordered = sorted(spans, key=lambda span: (span[0], -span[1]))
+    check_nested(ordered, len(tokens))
+    for start, end, label in ordered:
+        opens.setdefault(start, []).append((end, label))
+    closes = [0] * len(tokens)
+    words = []
+    for i, token in enumerate(tokens):
+        brackets = ""
+        for end, label in opens.get(i, []):
+            names = label.split(UNARY)
+            brackets += "".join(f"({name} " for name in names)
+            closes[end] += len(names)
+        leaf = f"({tags[i]} {token})" if tags else token
+        words.append(brackets + leaf + ")" * closes[i])
+    return f"(TOP {' '.join(words)})"
+
+
+def check_nested(spans: Iterable[Span], num_tokens: int | None = None) -> None:
+    """Raise UserError where two spans cross, or one is outside the tokens."""
+    open_spans: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span[0], -span[1])):
+        start, end, _ = span
+        if not 0 <= start <= end or (num_tokens is not None and end >= num_tokens):
+            room = "" if num_tokens is None else f" of {num_tokens} tokens"
+            raise UserError(f"span {start}:{end} is not inside the text{room}")
+        while open_spans and open_spans[-1][1] < start:
+            open_spans.pop()
+        if open_spans and open_spans[-1][1] < end:
+            other = open_spans[-1]
+            raise UserError(
+                f"spans {other[0]}:{other[1]}={other[2]} and {start}:{end}={span[2]} cross; "
+                "constituents must be nested or apart"
+            )
+        open_spans.append(span)
