@@ -4,42 +4,26 @@ Both tasks are the same reverse chain. What differs is the row that goes in: a r
 positions are all generated, or a packed source followed by positions to generate (the noise mask).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion_jax import keys
+from diffusion_jax.chain import Reverse, example_keys, make_reverse, run_batches
 from diffusion_jax.config import ExperimentConfig, SampleConfig
 from diffusion_jax.errors import UserError
-from diffusion_jax.models.base import Model, bind
-from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.models.transformer import transformer_denoiser
-from diffusion_jax.rounding import most_likely_ids, nearest_embedding
-from diffusion_jax.samplers import (
-    Anchor,
-    Sampler,
-    clamp_to_embeddings,
-    ddim,
-    ddpm,
-    sample,
-    step_grid,
-)
-from diffusion_jax.scale.mesh import batch_sharding, make_mesh
-from diffusion_jax.schedules import NoiseSchedule, make_schedule
+from diffusion_jax.scale.mesh import make_mesh
+from diffusion_jax.schedules import make_schedule
 from diffusion_jax.text.packing import pack_source, unpack_target
 from diffusion_jax.text.tokenizers import Tokenizer
-from diffusion_jax.types import Params, XStartTransform
+from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
-
-Reverse = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
-"""(params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L]) -> ids int32 [B, L]."""
 
 
 class Generation(NamedTuple):
@@ -92,7 +76,7 @@ class Generator:
                 not allowed.
         """
         workdir = Workdir(path)
-        config = _with_sample_options(workdir.read_config(), sample_options)
+        config = with_sample_options(workdir.read_config(), sample_options)
         tokenizer = workdir.read_tokenizer()
         params = workdir.read_params(config, weights=weights, step=step)
         # Every device needs all parameters, as batches are spread over the devices.
@@ -122,11 +106,11 @@ class Generator:
             raise UserError(f"num_samples is {num_samples}; ask for at least 1")
         if self.config.data.task == "pair":
             raise UserError("this model writes targets for sources; use generate, not sample")
-        _check_batch_and_seed(batch_size, seed)
+        check_batch_and_seed(batch_size, seed)
         length = self.config.data.length
         ids = np.full((num_samples, length), self.tokenizer.pad_id, np.int32)
         everywhere = np.ones((num_samples, length), np.bool_)
-        row_keys = _example_keys(seed, range(num_samples))
+        row_keys = example_keys(seed, range(num_samples))
         rows = self._run(ids, everywhere, row_keys, min(batch_size, num_samples))
         return [self.tokenizer.decode(row) for row in rows]
 
@@ -159,7 +143,7 @@ class Generator:
             raise UserError("this model writes texts without a source; use sample, not generate")
         if num_candidates < 1:
             raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
-        _check_batch_and_seed(batch_size, seed)
+        check_batch_and_seed(batch_size, seed)
         return self._generate(iter(sources), first_index, num_candidates, seed, batch_size)
 
     def check_source(self, text: str, index: int) -> None:
@@ -195,7 +179,7 @@ class Generator:
         ids = np.repeat([row.input_ids for row in rows], num_candidates, axis=0)
         masks = np.repeat([row.noise_mask for row in rows], num_candidates, axis=0)
         indices = range(first_index, first_index + len(sources))
-        row_keys = _example_keys(seed, indices, num_candidates)
+        row_keys = example_keys(seed, indices, num_candidates)
         written = self._run(ids, masks, row_keys, batch_size)
         texts = [
             self.tokenizer.decode(unpack_target(row, mask, self.tokenizer))
@@ -224,90 +208,25 @@ class Generator:
         self, ids: np.ndarray, noise_mask: np.ndarray, row_keys: jax.Array, batch_size: int
     ) -> np.ndarray:
         """Run the chain over all rows in batches of one size, so that it compiles once."""
-        mesh = make_mesh()
-        devices = mesh.devices.size
-        batch_size = -(-batch_size // devices) * devices
-        placement = batch_sharding(mesh)
-        written = []
-        for start in range(0, len(ids), batch_size):
-            # The last batch is filled up with copies of its last row, which are then left out.
-            index = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
-            batch = jax.device_put((row_keys[index], ids[index], noise_mask[index]), placement)
-            written.append(np.asarray(self.reverse(self.params, *batch)))
-        return np.concatenate(written)[: len(ids)]
+        return run_batches(
+            lambda *batch: self.reverse(self.params, *batch),
+            (row_keys, ids, noise_mask),
+            batch_size,
+        )
 
 
-def _check_batch_and_seed(batch_size: int, seed: int) -> None:
+def check_batch_and_seed(batch_size: int, seed: int) -> None:
+    """Raise UserError for a batch size or a seed out of range."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}; it must be between 0 and 2**32 - 1")
 
 
-def _with_sample_options(config: ExperimentConfig, options: dict[str, Any]) -> ExperimentConfig:
+def with_sample_options(config: ExperimentConfig, options: dict[str, Any]) -> ExperimentConfig:
+    """Return the configuration with other ``SampleConfig`` fields; UserError for an unknown one."""
     known = {field.name for field in fields(SampleConfig)}
     for name in options:
         if name not in known:
             raise UserError(f"unknown sampling option {name!r}; choose from {sorted(known)}")
     return replace(config, sample=replace(config.sample, **options))
-
-
-def make_reverse(
-    model: Model, spec: DenoiserConfig, schedule: NoiseSchedule, options: SampleConfig
-) -> Reverse:
-    """Compose the reverse chain: anchors in, noise, the scanned sampler, rounding to ids.
-
-    Given positions (noise mask False) come back as they went in.
-    """
-    sampler = make_sampler(options)
-    grid = step_grid(schedule, options.steps)
-
-    def reverse(
-        params: Params, row_keys: jax.Array, input_ids: jax.Array, noise_mask: jax.Array
-    ) -> jax.Array:
-        head = model.head(params)
-        anchor = Anchor(model.embed(params, input_ids), noise_mask)
-        result = sample(
-            row_keys,
-            bind(model, params),
-            sampler,
-            grid,
-            (input_ids.shape[0], input_ids.shape[1], spec.embed_dim),
-            clamp=make_clamp(options, schedule, head.weight),
-            anchor=anchor,
-            self_condition=spec.self_conditioning,
-            noise_bound=options.noise_bound or None,
-        )
-        if options.rounding == "nearest":
-            ids, _ = nearest_embedding(result.x_start, head.weight)
-        else:
-            ids = most_likely_ids(head, result.x_start)
-        return jnp.where(noise_mask, ids, input_ids)
-
-    return reverse
-
-
-def make_sampler(options: SampleConfig) -> Sampler:
-    """Return the sampler that the options name."""
-    if options.sampler == "ddim":
-        return ddim(eta=options.eta)
-    return ddpm(variance=options.variance)
-
-
-def make_clamp(
-    options: SampleConfig, schedule: NoiseSchedule, embedding: jax.Array
-) -> XStartTransform | None:
-    """Return the clamping trick where the options ask for it."""
-    if options.clamp == "none":
-        return None
-    last_half = (len(schedule.betas) - 1) // 2
-    return clamp_to_embeddings(embedding, max_t=last_half if options.clamp == "last" else None)
-
-
-def _example_keys(seed: int, indices: range, num_candidates: int = 1) -> jax.Array:
-    """Return [N * C] keys: one per example index and candidate."""
-    root = keys.stream(jax.random.key(seed), "sample")
-    examples = keys.per_example(root, jnp.asarray(indices, jnp.uint32))
-    candidates = jnp.arange(num_candidates, dtype=jnp.uint32)
-    both = jax.vmap(lambda key: jax.vmap(lambda c: jax.random.fold_in(key, c))(candidates))
-    return both(examples).reshape(-1)

@@ -1,0 +1,180 @@
+"""The reverse chain of a run: configuration and model composed into one compiled program.
+
+Everything that writes text (samples, targets of sources, infillings, controlled text) runs the
+chain that is made here.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax import keys
+from diffusion_jax.config import SampleConfig
+from diffusion_jax.models.base import Model, bind
+from diffusion_jax.models.spec import DenoiserConfig
+from diffusion_jax.rounding import most_likely_ids, nearest_embedding
+from diffusion_jax.samplers import (
+    Anchor,
+    CollectFn,
+    Sampler,
+    clamp_to_embeddings,
+    ddim,
+    ddpm,
+    sample,
+    step_grid,
+)
+from diffusion_jax.scale.mesh import batch_sharding, make_mesh
+from diffusion_jax.schedules import NoiseSchedule
+from diffusion_jax.types import DenoiseFn, Guidance, Params, RoundingHead, XStartTransform
+
+Reverse = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+"""(params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L]) -> ids int32 [B, L]."""
+
+MakeGuidance = Callable[[Params, DenoiseFn, Anchor, Any], Guidance]
+"""(params, the chain's network, its anchor, what is wanted: any pytree) -> the guide of a chain."""
+
+MakeCollect = Callable[[RoundingHead], CollectFn]
+"""(head) -> what to record of every step, see ``samplers.sample``."""
+
+
+class Written(NamedTuple):
+    """What one batch of chains leaves behind.
+
+    Attributes:
+        ids: int32 [B, L].
+        collected: what was recorded of the steps, [B, S, ...]; None where nothing was asked for.
+    """
+
+    ids: jax.Array
+    collected: Any
+
+
+def make_reverse(
+    model: Model, spec: DenoiserConfig, schedule: NoiseSchedule, options: SampleConfig
+) -> Reverse:
+    """Compose the unguided reverse chain, see ``make_chain``."""
+    chain = make_chain(model, spec, schedule, options)
+
+    def reverse(
+        params: Params, row_keys: jax.Array, input_ids: jax.Array, noise_mask: jax.Array
+    ) -> jax.Array:
+        return chain(params, row_keys, input_ids, noise_mask).ids
+
+    return reverse
+
+
+def make_chain(
+    model: Model,
+    spec: DenoiserConfig,
+    schedule: NoiseSchedule,
+    options: SampleConfig,
+    *,
+    make_guidance: MakeGuidance | None = None,
+    make_collect: MakeCollect | None = None,
+) -> Callable[..., Written]:
+    """Compose a reverse chain: anchors in, noise, the scanned sampler, rounding to ids.
+
+    Args:
+        model: the denoiser.
+        spec: its shape.
+        schedule: the training noise schedule.
+        options: how to sample.
+        make_guidance: what steers the chain; None leaves it unguided.
+        make_collect: what to record of every step.
+
+    Returns:
+        (params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L], wanted) -> Written, where
+        ``wanted`` goes to ``make_guidance``. Given positions (noise mask False) come back as they
+        went in.
+    """
+    sampler = make_sampler(options)
+    grid = step_grid(schedule, options.steps)
+
+    def chain(
+        params: Params,
+        row_keys: jax.Array,
+        input_ids: jax.Array,
+        noise_mask: jax.Array,
+        wanted: Any = None,
+    ) -> Written:
+        head = model.head(params)
+        denoise = bind(model, params)
+        anchor = Anchor(model.embed(params, input_ids), noise_mask)
+        result = sample(
+            row_keys,
+            denoise,
+            sampler,
+            grid,
+            (input_ids.shape[0], input_ids.shape[1], spec.embed_dim),
+            clamp=make_clamp(options, schedule, head.weight),
+            anchor=anchor,
+            guidance=make_guidance and make_guidance(params, denoise, anchor, wanted),
+            self_condition=spec.self_conditioning,
+            noise_bound=options.noise_bound or None,
+            collect=make_collect and make_collect(head),
+        )
+        if options.rounding == "nearest":
+            ids, _ = nearest_embedding(result.x_start, head.weight)
+        else:
+            ids = most_likely_ids(head, result.x_start)
+        # Batch first, as everything that leaves a chain.
+        collected = jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1), result.collected)
+        return Written(jnp.where(noise_mask, ids, input_ids), collected)
+
+    return chain
+
+
+def make_sampler(options: SampleConfig) -> Sampler:
+    """Return the sampler that the options name."""
+    if options.sampler == "ddim":
+        return ddim(eta=options.eta)
+    return ddpm(variance=options.variance)
+
+
+def make_clamp(
+    options: SampleConfig, schedule: NoiseSchedule, embedding: jax.Array
+) -> XStartTransform | None:
+    """Return the clamping trick where the options ask for it."""
+    if options.clamp == "none":
+        return None
+    last_half = (len(schedule.betas) - 1) // 2
+    return clamp_to_embeddings(embedding, max_t=last_half if options.clamp == "last" else None)
+
+
+def run_batches(function: Callable[..., Any], rows: Any, batch_size: int) -> Any:
+    """Call ``function(*rows)`` on batches of one size, so that it compiles once.
+
+    Args:
+        function: takes and returns pytrees of arrays whose first axis is the batch.
+        rows: the arguments, pytrees of arrays [N, ...].
+        batch_size: rows per call, rounded up to a multiple of the number of devices.
+
+    Returns:
+        The results on the host, NumPy arrays [N, ...].
+    """
+    mesh = make_mesh()
+    devices = mesh.devices.size
+    batch_size = -(-batch_size // devices) * devices
+    placement = batch_sharding(mesh)
+    total = len(jax.tree.leaves(rows)[0])
+    written = []
+    for start in range(0, total, batch_size):
+        # The last batch is filled up with copies of its last row, which are then left out.
+        index = np.minimum(np.arange(start, start + batch_size), total - 1)
+        batch = jax.tree.map(operator.itemgetter(index), rows)
+        batch = jax.device_put(batch, placement)
+        written.append(jax.tree.map(np.asarray, function(*batch)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *written)
+
+
+def example_keys(seed: int, indices: Sequence[int], num_candidates: int = 1) -> jax.Array:
+    """Return [N * C] keys: one per example index and candidate."""
+    root = keys.stream(jax.random.key(seed), "sample")
+    examples = keys.per_example(root, jnp.asarray(indices, jnp.uint32))
+    candidates = jnp.arange(num_candidates, dtype=jnp.uint32)
+    both = jax.vmap(lambda key: jax.vmap(lambda c: jax.random.fold_in(key, c))(candidates))
+    return both(examples).reshape(-1)

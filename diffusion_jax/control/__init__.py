@@ -1,0 +1,1 @@
+"""Controlled text: targets in, steered samples, infillings and their measurement out."""
