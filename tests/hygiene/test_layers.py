@@ -36,6 +36,7 @@ LAYERS = {
     "control": 4,
     "experiment": 4,
     "classifier_run": 4,
+    "control": 4,
     "program": 3,
     "quickstart": 4,
     "cli": 4,
