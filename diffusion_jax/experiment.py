@@ -3,47 +3,35 @@
 The one place where corpus, tokenizer, program, mesh and checkpoints meet.
 """
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from diffusion_jax import keys
 from diffusion_jax.config import DataConfig, ExperimentConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Generator
 from diffusion_jax.program import Program
-from diffusion_jax.scale.mesh import check_batch_size, make_mesh, place_batch
-from diffusion_jax.scale.sharding import (
-    abstract_with_shardings,
-    create_state,
-    jit_train_step,
-    state_shardings,
-)
+from diffusion_jax.scale.mesh import check_batch_size, make_mesh
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.example import Corpus
-from diffusion_jax.text.loader import EvalLoader, Loader
 from diffusion_jax.text.rows import Packing
 from diffusion_jax.text.store import TokenStore, build_store
 from diffusion_jax.text.tokenizers import Tokenizer, build_tokenizer
 from diffusion_jax.train.events import Every
-from diffusion_jax.train.hooks import Preview, Validate
-from diffusion_jax.train.loop import FitResult, fit
-from diffusion_jax.train.metrics import (
-    JsonLines,
-    MetricWriter,
-    TensorBoard,
-    WriteMetrics,
-    require_tensorboard,
-)
+from diffusion_jax.train.hooks import Preview
+from diffusion_jax.train.loop import FitResult
+from diffusion_jax.train.metrics import JsonLines, require_tensorboard
 from diffusion_jax.train.progress import ProgressReport
-from diffusion_jax.train.state import TrainState, ema_name
-from diffusion_jax.train.validation import make_validation
+from diffusion_jax.train.state import TrainState
+from diffusion_jax.training_run import (
+    averaged_params,
+    place_learner,
+    run_training,
+    validation_hooks,
+)
 from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
 
@@ -200,10 +188,7 @@ def train(
         directory.check_same_run(config)
     _check_installation(config)
     program = Program.build(config)
-    abstract = program.abstract_state()
-    shardings = state_shardings(
-        mesh, abstract, program.model.logical_axes(), program.optimizer.init
-    )
+    placed = place_learner(program.learner(), mesh)
     # Everything that can be wrong with the input has been looked at: now the disk may change.
     if going_on:
         directory.write_config(config)
@@ -211,53 +196,18 @@ def train(
         directory.create(config, data.tokenizer)
     report = report or ProgressReport()
     _describe(report, config, data, directory)
-
-    root_key = jax.random.key(config.train.seed)
-    place = partial(place_batch, mesh)
-    loader = Loader(
+    generator = Generator.build(config, data.tokenizer, {})
+    result = run_training(
+        directory,
+        placed,
         data.train,
-        config.train.batch_size,
-        config.train.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        metadata={"tokenizer": data.tokenizer.fingerprint()},
+        report=report,
+        state_hooks=lambda outputs: [
+            *validation_hooks(placed, data.validation, outputs),
+            *_previews(config, data, generator, outputs.samples, report),
+        ],
     )
-    with (
-        directory.checkpoints(keep_last=config.train.keep_checkpoints) as store,
-        contextlib.ExitStack() as files,
-    ):
-        if store.steps():
-            state = store.restore_latest(abstract_with_shardings(abstract, shardings)).state
-            report.print(f"going on from step {int(state.step)}")
-        else:
-            state = create_state(program.make_state, keys.stream(root_key, "init"), shardings)
-        step = int(state.step)
-        writers: list[MetricWriter] = [
-            files.enter_context(JsonLines(directory.metrics_file, resume_step=step))
-        ]
-        if config.train.tensorboard:
-            folder = directory.path / "tensorboard"
-            writers.append(files.enter_context(TensorBoard(folder, resume_step=step)))
-        samples = files.enter_context(JsonLines(directory.samples_file, resume_step=step))
-        generator = Generator.build(config, data.tokenizer, {})
-        result = fit(
-            state,
-            jit_train_step(program.train_step(), mesh, shardings),
-            loader.batch_at,
-            root_key=root_key,
-            total_steps=config.train.steps,
-            place=place,
-            store=store,
-            checkpoint_every=config.train.checkpoint_every,
-            metadata={"tokenizer": data.tokenizer.fingerprint()},
-            hooks=[
-                files.enter_context(report),
-                WriteMetrics(*writers, every=config.train.log_every),
-            ],
-            state_hooks=[
-                *_validation(program, data, place, writers, report),
-                *_previews(config, data, generator, samples, report),
-            ],
-        )
     generator = replace(generator, params=sampled_params(config, result.state))
     return TrainResult(config, data, result, generator)
 
@@ -275,8 +225,7 @@ def _check_installation(config: ExperimentConfig) -> None:
 
 def sampled_params(config: ExperimentConfig, state: TrainState) -> Params:
     """Return the parameters to sample from: the first average, or the raw ones without any."""
-    rates = config.train.ema_rates
-    return state.ema[ema_name(rates[0])] if rates else state.params
+    return averaged_params(config.train, state)
 
 
 def _describe(
@@ -287,31 +236,6 @@ def _describe(
     if data.validation is not None:
         report.print(f"validating on {data.validation.report}")
     report.print(f"writing to {directory.path}")
-
-
-def _validation(
-    program: Program,
-    data: Data,
-    place: Callable,
-    writers: list[MetricWriter],
-    report: ProgressReport,
-) -> list[Every]:
-    config = program.config
-    if data.validation is None or config.train.validate_every == 0:
-        return []
-    batches = EvalLoader(
-        data.validation,
-        config.train.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    validate = make_validation(
-        program.loss, batches, num_timesteps=config.diffusion.timesteps, place=place
-    )
-    hook = Validate(
-        lambda state: validate(sampled_params(config, state)), *writers, say=report.print
-    )
-    return [Every(config.train.validate_every, hook)]
 
 
 def _previews(

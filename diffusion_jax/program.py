@@ -11,9 +11,10 @@ from diffusion_jax.models.base import Model
 from diffusion_jax.models.transformer import transformer_denoiser
 from diffusion_jax.schedules import NoiseSchedule, make_schedule
 from diffusion_jax.timesteps import TimestepSampler, make_timestep_sampler
-from diffusion_jax.train.optimizer import Optimizer, make_optimizer
-from diffusion_jax.train.state import TrainState, init_state
-from diffusion_jax.train.step import LossFn, TrainStep, make_train_step
+from diffusion_jax.train.optimizer import Optimizer
+from diffusion_jax.train.state import TrainState
+from diffusion_jax.train.step import LossFn, TrainStep
+from diffusion_jax.training_run import Learner, configured_optimizer, make_learner
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,24 @@ class Program:
             timestep_sampler=make_timestep_sampler(
                 config.diffusion.timestep_sampler, config.diffusion.timesteps
             ),
-            optimizer=make_configured_optimizer(config),
+            optimizer=configured_optimizer(config.optim, config.train.steps),
+        )
+
+    def learner(self) -> Learner:
+        """Return what training needs."""
+        return make_learner(
+            self.model.init,
+            self.model.logical_axes,
+            self.loss,
+            self.timestep_sampler,
+            self.config.diffusion.timesteps,
+            self.config.optim,
+            self.config.train,
         )
 
     def make_state(self, key: jax.Array) -> TrainState:
         """Return the state at step 0."""
-        return init_state(
-            self.model.init(key),
-            self.optimizer,
-            ema_rates=self.config.train.ema_rates,
-            timestep_state=self.timestep_sampler.init(),
-        )
+        return self.learner().make_state(key)
 
     def abstract_state(self) -> TrainState:
         """Return the state's shapes and dtypes."""
@@ -67,13 +75,7 @@ class Program:
 
     def train_step(self) -> TrainStep:
         """Return the pure training step."""
-        return make_train_step(
-            self.loss,
-            self.optimizer,
-            self.timestep_sampler,
-            num_timesteps=self.config.diffusion.timesteps,
-            num_microbatches=self.config.train.microbatches,
-        )
+        return self.learner().train_step
 
 
 def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -> LossFn:
@@ -95,18 +97,3 @@ def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -
         )
 
     return loss
-
-
-def make_configured_optimizer(config: ExperimentConfig) -> Optimizer:
-    """Return AdamW as the configuration describes it."""
-    options = config.optim
-    return make_optimizer(
-        options.learning_rate,
-        config.train.steps,
-        warmup_steps=options.warmup_steps,
-        schedule=options.decay,
-        weight_decay=options.weight_decay,
-        betas=options.betas,
-        eps=options.eps,
-        clip_norm=options.clip_norm or None,
-    )

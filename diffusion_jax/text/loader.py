@@ -5,11 +5,21 @@ the data does not depend on the number of processes.
 """
 
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.store import TokenStore
+
+
+class RowTable(Protocol):
+    """Packed rows by number, as ``text.store.TokenStore``."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return arrays [B, ...] of the given rows: ``input_ids``, ``noise_mask`` and others."""
+        ...
 
 
 class Loader:
@@ -22,7 +32,7 @@ class Loader:
 
     def __init__(
         self,
-        store: TokenStore,
+        store: RowTable,
         global_batch_size: int,
         seed: int,
         *,
@@ -85,7 +95,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        store: TokenStore,
+        store: RowTable,
         global_batch_size: int,
         *,
         process_index: int = 0,

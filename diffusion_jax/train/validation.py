@@ -17,7 +17,7 @@ class EvalBatches(Protocol):
     def __len__(self) -> int: ...
 
     def batch_at(self, index: int) -> dict[str, np.ndarray]:
-        """Return ``input_ids``, ``noise_mask`` and ``weight`` of batch ``index``."""
+        """Return the arrays of batch ``index``, among them ``weight`` [B]."""
         ...
 
 
@@ -43,7 +43,7 @@ def make_validation(
         shift = jax.random.uniform(time_key)
         spread = (jnp.arange(rows) + shift) / rows
         t = jnp.minimum((spread * num_timesteps).astype(jnp.int32), num_timesteps - 1)
-        inputs = {name: batch[name] for name in ("input_ids", "noise_mask")}
+        inputs = {name: array for name, array in batch.items() if name != "weight"}
         terms = loss_fn(params, noise_key, inputs, t, None)
         named = {**terms._asdict(), "total": terms.total()}
         return {"rows": jnp.sum(weight)} | {k: jnp.sum(weight * v) for k, v in named.items()}

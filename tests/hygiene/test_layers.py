@@ -38,6 +38,7 @@ LAYERS = {
     "classifier_run": 4,
     "control": 4,
     "program": 3,
+    "training_run": 3,
     "quickstart": 4,
     "cli": 4,
     "__main__": 4,

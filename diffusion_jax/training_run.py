@@ -1,0 +1,245 @@
+"""The training of any network in its run directory: state, files, checkpoints, the loop.
+
+What is learned is a ``Learner``, a record of pure functions; everything here is the same for the
+denoiser, the classifiers and the autoregressive Transformer.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from diffusion_jax import keys
+from diffusion_jax.config import OptimConfig, TrainConfig
+from diffusion_jax.scale.mesh import place_batch
+from diffusion_jax.scale.sharding import (
+    abstract_with_shardings,
+    create_state,
+    jit_train_step,
+    state_shardings,
+)
+from diffusion_jax.text.loader import EvalLoader, Loader, RowTable
+from diffusion_jax.timesteps import TimestepSampler
+from diffusion_jax.train.events import Every
+from diffusion_jax.train.hooks import Validate
+from diffusion_jax.train.loop import FitResult, fit
+from diffusion_jax.train.metrics import JsonLines, MetricWriter, TensorBoard, WriteMetrics
+from diffusion_jax.train.optimizer import Optimizer, make_optimizer
+from diffusion_jax.train.progress import ProgressReport
+from diffusion_jax.train.state import TrainState, ema_name, init_state
+from diffusion_jax.train.step import LossFn, TrainStep, make_train_step
+from diffusion_jax.train.validation import make_validation
+from diffusion_jax.types import Params
+from diffusion_jax.workdir import Workdir
+
+
+class Learner(NamedTuple):
+    """What training needs to know of a network.
+
+    Attributes:
+        make_state: typed key -> the state at step 0.
+        train_step: the pure step.
+        loss: loss terms of a batch.
+        num_timesteps: T.
+        logical_axes: () -> names of the axes of the parameters.
+        optimizer: AdamW.
+        options: how long, how large, how often.
+    """
+
+    make_state: Callable[[jax.Array], TrainState]
+    train_step: TrainStep
+    loss: LossFn
+    num_timesteps: int
+    logical_axes: Callable[[], Any]
+    optimizer: Optimizer
+    options: TrainConfig
+
+
+def make_learner(
+    init: Callable[[jax.Array], Params],
+    logical_axes: Callable[[], Any],
+    loss: LossFn,
+    timestep_sampler: TimestepSampler,
+    num_timesteps: int,
+    optim: OptimConfig,
+    options: TrainConfig,
+) -> Learner:
+    """Compose a learner of a network's functions and its configuration."""
+    optimizer = configured_optimizer(optim, options.steps)
+
+    def make_state(key: jax.Array) -> TrainState:
+        return init_state(
+            init(key),
+            optimizer,
+            ema_rates=options.ema_rates,
+            timestep_state=timestep_sampler.init(),
+        )
+
+    step = make_train_step(
+        loss,
+        optimizer,
+        timestep_sampler,
+        num_timesteps=num_timesteps,
+        num_microbatches=options.microbatches,
+    )
+    return Learner(make_state, step, loss, num_timesteps, logical_axes, optimizer, options)
+
+
+def configured_optimizer(optim: OptimConfig, steps: int) -> Optimizer:
+    """Return AdamW as the configuration describes it."""
+    return make_optimizer(
+        optim.learning_rate,
+        steps,
+        warmup_steps=optim.warmup_steps,
+        schedule=optim.decay,
+        weight_decay=optim.weight_decay,
+        betas=optim.betas,
+        eps=optim.eps,
+        clip_norm=optim.clip_norm or None,
+    )
+
+
+def averaged_params(options: TrainConfig, state: TrainState) -> Params:
+    """Return the parameters to use: the first average, or the raw ones without any."""
+    rates = options.ema_rates
+    return state.ema[ema_name(rates[0])] if rates else state.params
+
+
+class Placed(NamedTuple):
+    """A learner on the devices.
+
+    Attributes:
+        learner: what is learned.
+        mesh: the devices.
+        abstract: shapes and types of the state.
+        shardings: where each of its arrays lives.
+    """
+
+    learner: Learner
+    mesh: Mesh
+    abstract: TrainState
+    shardings: Any
+
+    def place(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Put this process's rows of a batch on its devices."""
+        return place_batch(self.mesh, batch)
+
+
+def place_learner(learner: Learner, mesh: Mesh) -> Placed:
+    """Decide where the state lives, before anything is written or compiled.
+
+    Raises:
+        UserError: the mesh does not fit the network.
+    """
+    abstract = jax.eval_shape(learner.make_state, jax.random.key(0))
+    shardings = state_shardings(mesh, abstract, learner.logical_axes(), learner.optimizer.init)
+    return Placed(learner, mesh, abstract, shardings)
+
+
+class Outputs(NamedTuple):
+    """Where a run writes.
+
+    Attributes:
+        writers: of numbers.
+        samples: of texts.
+        report: to people.
+    """
+
+    writers: list[MetricWriter]
+    samples: JsonLines
+    report: ProgressReport
+
+
+def run_training(
+    directory: Workdir,
+    placed: Placed,
+    table: RowTable,
+    *,
+    metadata: Mapping[str, Any],
+    report: ProgressReport,
+    state_hooks: Callable[[Outputs], list[Every]],
+) -> FitResult:
+    """Train, or go on from the newest intact checkpoint, and write everything to the directory.
+
+    Args:
+        directory: of the run; its configuration has been written.
+        placed: what is learned, and where.
+        table: rows to learn from.
+        metadata: JSON record saved with every checkpoint.
+        report: where progress goes.
+        state_hooks: makes the hooks that look at the state now and then.
+
+    Returns:
+        The last state and how the run ended.
+
+    Raises:
+        NonFiniteLossError: the loss is not finite; the directory keeps its last good checkpoint.
+    """
+    options = placed.learner.options
+    root_key = jax.random.key(options.seed)
+    loader = Loader(
+        table,
+        options.batch_size,
+        options.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with (
+        directory.checkpoints(keep_last=options.keep_checkpoints) as store,
+        contextlib.ExitStack() as files,
+    ):
+        if store.steps():
+            template = abstract_with_shardings(placed.abstract, placed.shardings)
+            state = store.restore_latest(template).state
+            report.print(f"going on from step {int(state.step)}")
+        else:
+            key = keys.stream(root_key, "init")
+            state = create_state(placed.learner.make_state, key, placed.shardings)
+        step = int(state.step)
+        writers: list[MetricWriter] = [
+            files.enter_context(JsonLines(directory.metrics_file, resume_step=step))
+        ]
+        if options.tensorboard:
+            folder = directory.path / "tensorboard"
+            writers.append(files.enter_context(TensorBoard(folder, resume_step=step)))
+        samples = files.enter_context(JsonLines(directory.samples_file, resume_step=step))
+        return fit(
+            state,
+            jit_train_step(placed.learner.train_step, placed.mesh, placed.shardings),
+            loader.batch_at,
+            root_key=root_key,
+            total_steps=options.steps,
+            place=placed.place,
+            store=store,
+            checkpoint_every=options.checkpoint_every,
+            metadata=metadata,
+            hooks=[
+                files.enter_context(report),
+                WriteMetrics(*writers, every=options.log_every),
+            ],
+            state_hooks=state_hooks(Outputs(writers, samples, report)),
+        )
+
+
+def validation_hooks(placed: Placed, table: RowTable | None, outputs: Outputs) -> list[Every]:
+    """Return the hook that measures the loss on held-out rows, where there are any."""
+    learner = placed.learner
+    if table is None or learner.options.validate_every == 0:
+        return []
+    batches = EvalLoader(
+        table,
+        learner.options.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    validate = make_validation(
+        learner.loss, batches, num_timesteps=learner.num_timesteps, place=placed.place
+    )
+    hook = Validate(
+        lambda state: validate(averaged_params(learner.options, state)),
+        *outputs.writers,
+        say=outputs.report.print,
+    )
+    return [Every(learner.options.validate_every, hook)]
