@@ -61,7 +61,8 @@ class StepInfo(NamedTuple):
 
     Attributes:
         index: int32, position in the chain, 0 first.
-        t: int32 schedule index of the state before the step (0 = least noisy).
+        t: int32 schedule index of the state before the step (0 = least noisy); the nearest one
+            where a grid visits times between the indices.
         t_prev: int32 schedule index of the state after it; -1 means clean data.
         alpha_bar: float32, cumulative product of alphas at ``t``.
         alpha_bar_prev: float32, the same at ``t_prev`` (1 at -1).
@@ -70,6 +71,7 @@ class StepInfo(NamedTuple):
         beta: float32, ``1 - alpha_bar / alpha_bar_prev``, the beta of this one jump.
         time: float32, what the network is told at ``t``.
         time_prev: float32, the label of ``t_prev`` (that of index 0 where ``t_prev`` is -1).
+        history: int32, how many estimates of earlier steps a solver of higher order may use here.
     """
 
     index: GridField
@@ -82,6 +84,7 @@ class StepInfo(NamedTuple):
     beta: GridField
     time: GridField
     time_prev: GridField
+    history: GridField
 
 
 class StepOutput(NamedTuple):

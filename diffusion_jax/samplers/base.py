@@ -19,6 +19,9 @@ class Sampler(NamedTuple):
         step: (state, pred_x_start [B, L, E], info, noise) -> (new state, StepOutput). ``noise`` is
             standard normal [B, L, E], or None where ``needs_noise`` is False.
         needs_noise: whether the steps are random.
+        start_mean: float32 [1, 1, E], the mean of the noise that the chain starts from; None
+            means 0.
+        check_grid: raises UserError for a grid (NumPy arrays) that the sampler cannot walk.
     """
 
     init: Callable[[jax.Array], SamplerState]
@@ -27,6 +30,8 @@ class Sampler(NamedTuple):
         tuple[SamplerState, StepOutput],
     ]
     needs_noise: bool
+    start_mean: jax.Array | None = None
+    check_grid: Callable[[StepInfo], None] = lambda grid: None
 
 
 class LatentState(NamedTuple):

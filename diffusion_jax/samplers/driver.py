@@ -75,11 +75,12 @@ def sample(
             alone, so a sample does not depend on its neighbours in the batch. A scalar key is
             split by row.
         denoise: the network with its parameters, ``models.base.bind(model, params)``.
-        sampler: ``ddpm()``, ``ddim()``, ...
-        grid: the steps, from ``step_grid``.
+        sampler: ``ddpm()``, ``ddim()``, ``dpm_solver()``, ...
+        grid: the steps, from ``step_grid``, or ``singlestep_grid`` for singlestep solvers. Every
+            step is one call of the network.
         shape: (B, L, E).
-        x_init: float32 [B, L, E], taken exactly as given. None draws N(0, I) and puts the anchors
-            in.
+        x_init: float32 [B, L, E], taken exactly as given. None draws N(0, I), adds the sampler's
+            ``start_mean`` where it has one, and puts the anchors in.
         clamp: applied to the estimate of ``x_start`` before the sampler uses it.
         anchor: positions that are put back after every step.
         guidance: moves the state after every step.
@@ -106,6 +107,8 @@ def sample(
 
     if x_init is None:
         x_init = _draw(keys, "x_init", 0, shape)
+        if sampler.start_mean is not None:
+            x_init = x_init + sampler.start_mean
         if anchor is not None:
             x_init = anchor(x_init)
     x_init = jnp.asarray(x_init, jnp.float32)
@@ -178,7 +181,9 @@ def _check_options(
         raise UserError(f"collect_every={collect_every} needs collect and at least 1")
     # A grid that is an argument of a jitted function has no values to look at.
     known = isinstance(grid.t, np.ndarray)
-    if sampler.needs_noise and known and np.any(grid.t_prev >= grid.t):
+    if known:
+        sampler.check_grid(grid)
+    if sampler.needs_noise and known and np.any(grid.beta <= 0):
         raise UserError(
             "a grid that goes from data to noise needs a deterministic sampler; use ddim(eta=0)"
         )

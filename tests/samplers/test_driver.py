@@ -13,8 +13,10 @@ from diffusion_jax.samplers import (
     clamp_to_embeddings,
     ddim,
     ddpm,
+    dpm_solver,
     inversion_grid,
     sample,
+    singlestep_grid,
     step_grid,
 )
 from diffusion_jax.schedules import make_schedule
@@ -23,6 +25,8 @@ from diffusion_jax.types import Guidance, StepInfo
 SCHEDULE = make_schedule("sqrt", 200)
 GRID = step_grid(SCHEDULE, 10)
 SHAPE = (8, 5, 4)
+SINGLESTEP_GRID = singlestep_grid(SCHEDULE, 10, order=2)
+SOLVERS = [(dpm_solver(order=3), GRID), (dpm_solver(method="singlestep"), SINGLESTEP_GRID)]
 
 
 def denoise(x_t, time, self_cond=None):
@@ -112,6 +116,31 @@ def test_a_batch_is_its_examples_one_by_one(key, embedding, anchor):
     np.testing.assert_allclose(alone, whole[part], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "grid"),
+    [pytest.param(*SOLVERS[0], marks=pytest.mark.slow), SOLVERS[1]],
+    ids=["multistep", "singlestep"],
+)
+def test_solvers_see_every_part_of_the_driver_at_every_call(key, embedding, anchor, sampler, grid):
+    """Guide, clamp and self-conditioning act on intermediate states, and a batch is its rows."""
+    options = everything(embedding, anchor) | {"noise_bound": None}
+    keys = per_example(key, jnp.arange(SHAPE[0]))
+    calls = {"collect": lambda info, output, x: (output.pred_x_start, x)}
+    estimates, states = run(keys, sampler, grid, **options, **calls).collected
+    clamped = np.asarray(grid.t) <= 100
+    distance = np.abs(np.asarray(estimates)[..., None, :] - np.asarray(embedding)).max(-1).min(-1)
+    np.testing.assert_array_equal(distance.max(axis=(1, 2)) == 0, clamped)
+    for left_out in ("guidance", "self_condition"):
+        others = run(keys, sampler, grid, **(options | {left_out: None}), **calls).collected[1]
+        change = np.abs(states - others).max(axis=(1, 2, 3))
+        # Self-conditioning has nothing to say at first; the last state is a word either way.
+        assert np.all(change[1:-1] > 1e-4), (left_out, change)
+    part = slice(2, 3)
+    options["anchor"] = Anchor(anchor.x_start[part], anchor.noise_mask[part])
+    alone = run(keys[part], sampler, grid, (1, *SHAPE[1:]), **options).x_start
+    np.testing.assert_allclose(alone, states[-1][part], rtol=0, atol=1e-6)
+
+
 def test_a_scalar_key_is_split_by_row(key):
     keys = per_example(key, jnp.arange(SHAPE[0]))
     split, given = (run(k, ddpm()).x_start for k in (key, keys))
@@ -129,11 +158,13 @@ def test_eight_devices_are_one(key, embedding, anchor):
 
 
 @pytest.mark.parametrize(
-    "sampler", [ddpm(), ddim(), ddim(eta=0.5)], ids=["ddpm", "ddim", "ddim_eta"]
+    ("sampler", "grid"),
+    [(ddpm(), GRID), (ddim(), GRID), (ddim(eta=0.5), GRID), *SOLVERS],
+    ids=["ddpm", "ddim", "ddim_eta", "multistep", "singlestep"],
 )
-def test_given_positions_stay_bit_equal(key, embedding, anchor, sampler):
+def test_given_positions_stay_bit_equal(key, embedding, anchor, sampler, grid):
     options = {"anchor": anchor, "guidance": push(0.5), "clamp": clamp_to_embeddings(embedding)}
-    result = run(key, sampler, collect=lambda info, output, x: x, **options)
+    result = run(key, sampler, grid, collect=lambda info, output, x: x, **options)
     kept = ~anchor.noise_mask
     for x in (*result.collected, result.x_start):
         np.testing.assert_array_equal(x[kept], anchor.x_start[kept])
@@ -219,8 +250,8 @@ def test_memory_does_not_grow_with_the_steps(key, embedding, anchor, collect):
         memory = jax.jit(chain).lower(key).compile().memory_analysis()
         return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
-    # Ten numbers a step for the grid itself; one latent is 640 bytes.
-    assert temporary_bytes(1000) - temporary_bytes(10) <= 1000 * 10 * 4
+    # Eleven numbers a step for the grid itself; one latent is 640 bytes.
+    assert temporary_bytes(1000) - temporary_bytes(10) <= 1000 * 11 * 4
 
 
 def test_self_conditioning_feeds_the_raw_output_back(key, embedding):

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.forward import q_posterior
-from diffusion_jax.samplers import ddim, ddpm, inversion_grid, legacy_gap_grid, step_grid
+from diffusion_jax.samplers import (
+    SPACINGS,
+    ddim,
+    ddpm,
+    inversion_grid,
+    legacy_gap_grid,
+    shift_time,
+    singlestep_grid,
+    step_grid,
+)
 from diffusion_jax.schedules import make_schedule, respace
 
 SCHEDULE = make_schedule("sqrt", 200)
@@ -99,21 +108,78 @@ def test_options_are_checked():
             ddim(eta=eta)
 
 
-@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 50, 199, 200])
 def test_grids_descend_to_clean_data(spacing, num_steps):
     grid = step_grid(SCHEDULE, num_steps, spacing=spacing)
     assert len(grid.t) == num_steps
-    assert np.all(np.diff(grid.t) < 0)
+    assert np.all(np.diff(grid.time) < 0)
+    assert np.all(grid.beta > 0)
     np.testing.assert_array_equal(grid.t_prev, np.append(grid.t[1:], -1))
     np.testing.assert_array_equal(grid.alpha_bar_prev[:-1], grid.alpha_bar[1:])
     assert (grid.alpha_bar_prev[-1], grid.one_minus_alpha_bar_prev[-1]) == (1, 0)
-    np.testing.assert_array_equal(grid.time, np.float32(5) * grid.t)
+    between = spacing in ("quadratic", "log_snr")
+    np.testing.assert_allclose(grid.time, 5 * grid.t, rtol=0, atol=2.5 if between else 0)
     assert grid.t[0] <= 199
     if spacing != "leading":
         assert grid.t[0] == 199
     if spacing == "leading" or (spacing == "linspace" and num_steps > 1):
         assert grid.t[-1] == 0
+
+
+def test_quadratic_grids_are_uniform_in_the_root_of_time():
+    grid = step_grid(SCHEDULE, 8, spacing="quadratic")
+    steps = np.diff(np.sqrt((grid.time / 5 + 1) / 200))
+    np.testing.assert_allclose(steps, (200**-0.5 - 1) / 8, rtol=1e-5)
+
+
+def test_log_snr_grids_are_uniform_in_it():
+    grid = step_grid(SCHEDULE, 8, spacing="log_snr")
+    log_snr = np.log(grid.alpha_bar) - np.log(grid.one_minus_alpha_bar)
+    ends = SCHEDULE.log_snr[[199, 0]]
+    np.testing.assert_allclose(np.diff(log_snr), (ends[1] - ends[0]) / 8, rtol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_ddim_keeps_the_marginals_on_every_grid(spacing, eta):
+    """What is kept of the old noise and what is drawn make 1 - alpha_bar_prev (eq. 7 and 12)."""
+    x_start, eps = (np.asarray(x) for x in latents(2))
+    sampler = ddim(eta=eta)
+    for num_steps in (3, 40):
+        grid = step_grid(SCHEDULE, num_steps, spacing=spacing)
+        wide = {
+            name: np.asarray(field)[:, None, None, None] for name, field in grid._asdict().items()
+        }
+        x_t = np.sqrt(wide["alpha_bar"]) * x_start + np.sqrt(wide["one_minus_alpha_bar"]) * eps
+
+        def mean_and_sigma(x_t, info, sampler=sampler):
+            return sampler.step(sampler.init(x_t), jnp.asarray(x_start), info, None)[1][1:]
+
+        mean, sigma = jax.vmap(mean_and_sigma)(x_t, grid)
+        kept = np.asarray(mean) - np.sqrt(wide["alpha_bar_prev"]) * x_start
+        kept = np.mean(kept / eps, axis=(1, 2, 3))
+        total = kept**2 + np.asarray(sigma) ** 2
+        np.testing.assert_allclose(total, grid.one_minus_alpha_bar_prev, rtol=1e-4, atol=1e-6)
+
+
+def test_shifted_time_is_told_and_not_walked():
+    grid = step_grid(SCHEDULE, 10)
+    shifted = shift_time(grid, SCHEDULE, 0.1)
+    np.testing.assert_allclose(shifted.time, np.minimum(grid.time + 100, 995), rtol=1e-6)
+    for field in set(grid._fields) - {"time"}:
+        np.testing.assert_array_equal(getattr(shifted, field), getattr(grid, field))
+    kept = respace(SCHEDULE, (0, 50, 100, 150, 199))
+    told = shift_time(step_grid(kept), kept, 0.2).time
+    np.testing.assert_allclose(told, kept.model_timesteps[[4, 4, 3, 2, 1]], rtol=1e-6)
+    for shift in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="time_shift"):
+            shift_time(grid, SCHEDULE, shift)
+
+
+def test_a_large_estimate_of_time_never_leaves_the_schedule():
+    grid = shift_time(singlestep_grid(SCHEDULE, 9, order=3, spacing="log_snr"), SCHEDULE, 0.5)
+    assert grid.time.max() == np.float32(SCHEDULE.model_timesteps[-1])
 
 
 def test_all_steps_is_the_default():
@@ -143,6 +209,7 @@ def test_the_inversion_grid_goes_up():
     ("arguments", "message"),
     [
         ({"num_steps": 201}, "num_steps=201.*200"),
+        ({"num_steps": 201, "spacing": "log_snr"}, "num_steps=201.*200"),
         ({"num_steps": 0}, "num_steps=0"),
         ({"num_steps": 5, "spacing": "even"}, "'even'.*trailing"),
         ({"num_steps": 2, "spacing": [1, 2, 3]}, "3 timesteps"),
