@@ -122,27 +122,32 @@ def make_train_step(
         grads, terms = gradients(state.params, pieces, key["noise"], key["dropout"])
         terms = {name: _gather(term) for name, term in terms.items()}
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        updated = TrainState(
-            step=state.step + 1,
-            params=params,
-            ema=update_ema(state.ema, params),
-            opt_state=opt_state,
-            timestep_state=timestep_sampler.update(state.timestep_state, t, terms["total"]),
-        )
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.all(jnp.isfinite(terms["total"]))
+
+        def advance() -> TrainState:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return TrainState(
+                step=state.step + 1,
+                params=params,
+                ema=update_ema(state.ema, params),
+                opt_state=opt_state,
+                timestep_state=timestep_sampler.update(state.timestep_state, t, terms["total"]),
+            )
+
+        # A branch, not a selection between two states: this one works in place, where the other
+        # holds a second copy of every array and passes over all of them again.
+        kept = jax.lax.cond(finite, advance, lambda: state)
         metrics = {
             **{name: jnp.mean(term) for name, term in terms.items()},
             "weighted_total": jnp.mean(weights * terms["total"]),
             **_by_quarter(terms["total"], t, num_timesteps),
             "grad_norm": grad_norm,
-            "param_norm": optax.tree.norm(params),
+            "param_norm": optax.tree.norm(kept.params),
             "learning_rate": optimizer.learning_rate(state.step),
             "finite": finite,
         }
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         return kept, metrics
 
     return train_step
