@@ -81,7 +81,7 @@ def make_chain(
     Args:
         model: the denoiser.
         spec: its shape.
-        schedule: the training noise schedule.
+        schedule: what the chain runs on, ``Program.chain_schedule``; indices t are its own.
         options: how to sample.
         make_guidance: what steers the chain; None leaves it unguided.
         make_collect: what to record of every step.
@@ -102,7 +102,7 @@ def make_chain(
         wanted: Any = None,
     ) -> Written:
         head = model.head(params)
-        denoise = bind(model, params)
+        denoise = bind(model, params, temperature=options.temperature)
         anchor = Anchor(model.embed(params, input_ids), noise_mask)
         result = sample(
             row_keys,

@@ -3,6 +3,7 @@
 The one place where corpus, tokenizer, program, mesh and checkpoints meet.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -196,7 +197,7 @@ def train(
         directory.create(config, data.tokenizer)
     report = report or ProgressReport()
     _describe(report, config, data, directory)
-    generator = Generator.build(config, data.tokenizer, {})
+    generator_of = _generators(program, data.tokenizer)
     result = run_training(
         directory,
         placed,
@@ -205,11 +206,27 @@ def train(
         report=report,
         state_hooks=lambda outputs: [
             *validation_hooks(placed, data.validation, outputs),
-            *_previews(config, data, generator, outputs.samples, report),
+            *_previews(config, data, generator_of, outputs.samples, report),
         ],
     )
-    generator = replace(generator, params=sampled_params(config, result.state))
-    return TrainResult(config, data, result, generator)
+    return TrainResult(config, data, result, generator_of(result.state))
+
+
+def _generators(program: Program, tokenizer: Tokenizer) -> Callable[[TrainState], Generator]:
+    """Return a function from a state to the generator that writes with its parameters.
+
+    One compiled chain serves all states, unless its path depends on what was learned by then.
+    """
+    config = program.config
+    fixed = None if program.moves else Generator.build(config, tokenizer, {})
+
+    def generator_of(state: TrainState) -> Generator:
+        params = sampled_params(config, state)
+        if fixed is not None:
+            return replace(fixed, params=params)
+        return Generator.build(config, tokenizer, params, state.timestep_state)
+
+    return generator_of
 
 
 def _check_installation(config: ExperimentConfig) -> None:
@@ -241,7 +258,7 @@ def _describe(
 def _previews(
     config: ExperimentConfig,
     data: Data,
-    generator: Generator,
+    generator_of: Callable[[TrainState], Generator],
     samples: JsonLines,
     report: ProgressReport,
 ) -> list[Every]:
@@ -249,7 +266,7 @@ def _previews(
         return []
 
     def preview(state: TrainState) -> list[str]:
-        writer = replace(generator, params=sampled_params(config, state))
+        writer = generator_of(state)
         if config.data.task == "text":
             texts = writer.sample(NUM_PREVIEWS)
         else:

@@ -17,9 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from diffusion_jax.chain import Reverse, example_keys, make_reverse, run_batches
 from diffusion_jax.config import ExperimentConfig, SampleConfig
 from diffusion_jax.errors import UserError
-from diffusion_jax.models.transformer import transformer_denoiser
+from diffusion_jax.program import Program
 from diffusion_jax.scale.mesh import make_mesh
-from diffusion_jax.schedules import make_schedule
 from diffusion_jax.text.packing import pack_source, unpack_target
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.types import Params
@@ -78,17 +77,31 @@ class Generator:
         workdir = Workdir(path)
         config = with_sample_options(workdir.read_config(), sample_options)
         tokenizer = workdir.read_tokenizer()
-        params = workdir.read_params(config, weights=weights, step=step)
+        params, timestep_state = workdir.read_sampled(config, weights=weights, step=step)
         # Every device needs all parameters, as batches are spread over the devices.
         params = jax.device_put(params, NamedSharding(make_mesh(), PartitionSpec()))
-        return cls.build(config, tokenizer, params)
+        return cls.build(config, tokenizer, params, timestep_state)
 
     @classmethod
-    def build(cls, config: ExperimentConfig, tokenizer: Tokenizer, params: Params) -> "Generator":
-        """Make a generator from parameters in memory; ``config.model.vocab_size`` must be set."""
-        model = transformer_denoiser(config.model)
-        schedule = make_schedule(config.diffusion.schedule, config.diffusion.timesteps)
-        reverse = make_reverse(model, config.model, schedule, config.sample)
+    def build(
+        cls,
+        config: ExperimentConfig,
+        tokenizer: Tokenizer,
+        params: Params,
+        timestep_state: Any = (),
+    ) -> "Generator":
+        """Make a generator from parameters in memory.
+
+        Args:
+            config: ``config.model.vocab_size`` must be set.
+            tokenizer: ids to text and back.
+            params: parameters of the denoiser.
+            timestep_state: ``TrainState.timestep_state``; with ``time_warp``, it says which way
+                chains take.
+        """
+        program = Program.build(config)
+        schedule = program.chain_schedule(params, timestep_state)
+        reverse = make_reverse(program.model, config.model, schedule, config.sample)
         return cls(config, tokenizer, params, jax.jit(reverse))
 
     def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:

@@ -1,20 +1,29 @@
 """What a configuration compiles to: the pure functions of a run, composed once."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax.config import DiffusionConfig, ExperimentConfig
-from diffusion_jax.losses import diffusion_loss
+from diffusion_jax.losses import cross_entropy_loss, diffusion_loss
 from diffusion_jax.models.base import Model
 from diffusion_jax.models.transformer import transformer_denoiser
-from diffusion_jax.schedules import NoiseSchedule, make_schedule
-from diffusion_jax.timesteps import TimestepSampler, make_timestep_sampler
+from diffusion_jax.schedules import NoiseSchedule, interpolate, make_schedule, respace
+from diffusion_jax.timesteps import (
+    TimestepSampler,
+    clip_timesteps,
+    lowest_timestep,
+    make_timestep_sampler,
+)
 from diffusion_jax.train.optimizer import Optimizer
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import LossFn, TrainStep
 from diffusion_jax.training_run import Learner, configured_optimizer, make_learner
+from diffusion_jax.types import Params
 
 
 @dataclass(frozen=True)
@@ -73,16 +82,52 @@ class Program:
         """Return the state's shapes and dtypes."""
         return jax.eval_shape(self.make_state, jax.random.key(0))
 
+    @property
+    def moves(self) -> bool:
+        """Whether the path of a chain depends on what was learned, not on options alone."""
+        return self.timestep_sampler.warp is not None or self.config.diffusion.clip_noise == "auto"
+
+    def chain_schedule(self, params: Params, timestep_state: Any) -> NoiseSchedule:
+        """Return the schedule that chains run on: the trained part, in the sampler's own time.
+
+        Noise below the clip is left out, so that a chain goes from there to clean data. With
+        ``time_warp`` equal steps of the new index are equal steps of warped time. Time labels
+        belong to the noise levels, as in training.
+
+        Args:
+            params: parameters on this host; looked at with ``clip_noise="auto"`` alone.
+            timestep_state: of the checkpoint; looked at with ``time_warp`` alone.
+        """
+        last = self.schedule.num_timesteps - 1
+        lowest = int(_lowest(self.model, self.schedule, self.config.diffusion, params))
+        if self.timestep_sampler.warp is None:
+            return respace(self.schedule, range(lowest, last + 1)) if lowest else self.schedule
+        quantiles = np.linspace(0.0, 1.0, last + 1 - lowest)
+        share = self.timestep_sampler.warp(timestep_state, quantiles)
+        return interpolate(self.schedule, lowest + share * (last - lowest))
+
     def train_step(self) -> TrainStep:
         """Return the pure training step."""
         return self.learner().train_step
 
 
 def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -> LossFn:
-    """Return the loss of a batch: the terms of both papers, steered by the noise mask."""
+    """Return the loss of a batch, steered by the noise mask.
+
+    The timesteps that it is given cover [0, T); those that it looks at are clipped to the noise
+    that the options allow, so that every timestep sampler and validation stay above it.
+    """
+    clips = options.min_timestep > 0 or options.clip_noise == "auto"
+    if options.objective == "cross_entropy":
+        objective = cross_entropy_loss
+    else:
+        objective = partial(diffusion_loss, nll_input=options.nll_input)
 
     def loss(params: Any, key: jax.Array, batch: Any, t: jax.Array, dropout_key: Any) -> Any:
-        return diffusion_loss(
+        if clips:
+            lowest = _lowest(model, schedule, options, params)
+            t = clip_timesteps(t, lowest, schedule.num_timesteps)
+        return objective(
             key,
             model,
             params,
@@ -93,7 +138,16 @@ def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -
             dropout_key=dropout_key,
             self_cond_rate=options.self_cond_rate,
             positions=options.positions,
-            nll_input=options.nll_input,
         )
 
     return loss
+
+
+def _lowest(
+    model: Model, schedule: NoiseSchedule, options: DiffusionConfig, params: Params
+) -> jax.Array | int:
+    """Return the least noisy timestep that is trained on."""
+    if options.clip_noise == "fixed":
+        return options.min_timestep
+    learned = lowest_timestep(schedule, model.head(params).weight)
+    return jnp.maximum(learned, options.min_timestep)

@@ -134,6 +134,32 @@ def nearest_embedding(
     return ids, embedding[ids]
 
 
+def mean_neighbour_distance(embedding: jax.Array, *, block: int = VOCAB_BLOCK) -> jax.Array:
+    """Return the squared distance from a row to its nearest other row, averaged: float32 scalar.
+
+    Args:
+        embedding: [V, E], V at least 2. No gradient flows to it.
+        block: rows that are held against the table at once.
+    """
+    table = jax.lax.stop_gradient(embedding)
+    square = _squared_norms(table)
+    own = jnp.arange(table.shape[0])[:, None]
+
+    def compare_block(carry, rows):
+        nearest, first_id = carry
+        block_rows, penalty = rows
+        distance = _squared_distances(table, square, block_rows) + penalty[None, :]
+        ids = first_id + jnp.arange(block_rows.shape[0])[None, :]
+        distance = jnp.where(ids == own, jnp.inf, distance)
+        nearest = jnp.minimum(nearest, jnp.min(distance, axis=-1))
+        return (nearest, first_id + block_rows.shape[0]), None
+
+    start = (jnp.full(table.shape[:1], jnp.inf, table.dtype), jnp.int32(0))
+    blocks = _vocab_blocks(block, table, jnp.zeros(table.shape[:1]), padding=jnp.inf)
+    (nearest, _), _ = jax.lax.scan(compare_block, start, blocks)
+    return jnp.mean(nearest)
+
+
 def most_likely_ids(head: RoundingHead, x: jax.Array, *, block: int = VOCAB_BLOCK) -> jax.Array:
     """Return ``argmax(logits(head, x))`` int32 [...] of ``x`` [..., E], the final rounding."""
     flat = x.reshape(-1, x.shape[-1])
@@ -143,6 +169,50 @@ def most_likely_ids(head: RoundingHead, x: jax.Array, *, block: int = VOCAB_BLOC
 
     ids = _blockwise_argmin(cost, flat.shape[0], block, head.weight, -head.bias)
     return ids.reshape(x.shape[:-1])
+
+
+def posterior_mean(
+    head: RoundingHead,
+    x: jax.Array,
+    *,
+    temperature: float = 1.0,
+    block: int = VOCAB_BLOCK,
+) -> jax.Array:
+    """Return the mean embedding under the token posterior of ``x``: softmax(logits) @ weight.
+
+    Score interpolation (Dieleman et al. 2022, arXiv:2211.15089, section 3.2). A running maximum,
+    sum and weighted sum take the vocabulary block by block; the backward pass computes the logits
+    of a block again.
+
+    Args:
+        head: embedding table [V, E] and bias [V].
+        x: float32 [..., E].
+        temperature: the logits are divided by it; above 0. Towards 0 the mean becomes the most
+            likely embedding (the score temperature of the same paper, section 6.3).
+        block: rows of the table per block.
+
+    Returns:
+        float32 [..., E].
+    """
+    flat = x.reshape(-1, x.shape[-1]) / temperature
+    bias = head.bias / temperature
+
+    @jax.checkpoint
+    def add_block(carry, rows):
+        maximum, total, mean = carry
+        scores = _block_logits(flat, *rows)
+        new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
+        kept = jnp.exp(maximum - new_maximum)
+        exponentials = jnp.exp(scores - new_maximum[:, None])
+        total = total * kept + jnp.sum(exponentials, axis=-1)
+        mean = mean * kept[:, None] + jnp.matmul(exponentials, rows[0], precision=_PRECISION)
+        return (new_maximum, total, mean), None
+
+    # The smallest finite number, not -inf: the difference of two infinities has no gradient.
+    lowest = jnp.full(flat.shape[:1], jnp.finfo(flat.dtype).min, flat.dtype)
+    start = (lowest, jnp.zeros_like(lowest), jnp.zeros_like(flat))
+    (_, total, mean), _ = jax.lax.scan(add_block, start, _vocab_blocks(block, head.weight, bias))
+    return (mean / total[:, None]).reshape(x.shape)
 
 
 def _blockwise_argmin(cost, num_tokens: int, block: int, table, row_cost) -> jax.Array:

@@ -205,6 +205,22 @@ def respace(schedule: NoiseSchedule, kept_timesteps: Sequence[int]) -> NoiseSche
     return schedule_from_betas(1.0 - alphas_cumprod / previous, schedule.model_timesteps[kept])
 
 
+def interpolate(schedule: NoiseSchedule, index: np.ndarray) -> NoiseSchedule:
+    """Return the schedule that stands at fractional indices of another: the same path, other steps.
+
+    Between indices ``log(alphas_cumprod)`` and the time labels are linear.
+
+    Args:
+        schedule: tables of shape [T].
+        index: float64 [N], strictly increasing, in [0, T - 1], at least two.
+    """
+    steps = np.arange(schedule.num_timesteps)
+    alphas_cumprod = np.exp(np.interp(index, steps, schedule.log_alphas_cumprod))
+    previous = np.concatenate([np.ones_like(alphas_cumprod[:1]), alphas_cumprod[:-1]])
+    labels = np.interp(index, steps, schedule.model_timesteps)
+    return schedule_from_betas(1.0 - alphas_cumprod / previous, labels)
+
+
 def parse_respacing(spec: str, num_timesteps: int) -> tuple[int, ...]:
     """Turn a respacing specification into the timesteps to keep.
 

@@ -13,12 +13,16 @@ runs code from it.
 
 import os
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from diffusion_jax.config import ClassifierRunConfig, ExperimentConfig
 from diffusion_jax.config_io import Config, differences, read_json
 from diffusion_jax.errors import UserError
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
+from diffusion_jax.timesteps import make_timestep_sampler
 from diffusion_jax.train.state import ema_name
 from diffusion_jax.types import Params
 
@@ -160,6 +164,31 @@ class Workdir:
             UserError: no intact checkpoint, or no such weights.
         """
         return self.checkpoints().restore_params(weights_name(config, weights), step=step).state
+
+    def read_sampled(
+        self, config: ExperimentConfig, *, weights: str = "ema", step: int | None = None
+    ) -> tuple[Params, Any]:
+        """Return what a chain needs of a checkpoint: parameters, and the timestep sampler's state.
+
+        The state is read for a ``time_warp`` sampler, whose chains depend on it; () for others.
+
+        Args:
+            config: the run's configuration.
+            weights: see ``read_params``.
+            step: which checkpoint; None means the newest that is intact.
+
+        Raises:
+            UserError: no intact checkpoint, no such weights, or a checkpoint without the state.
+        """
+        store = self.checkpoints()
+        restored = store.restore_params(weights_name(config, weights), step=step)
+        options = config.diffusion
+        sampler = make_timestep_sampler(options.timestep_sampler, options.timesteps)
+        if sampler.warp is None:
+            return restored.state, ()
+        abstract = jax.eval_shape(sampler.init)
+        part = store.restore_part("timestep_state", abstract, step=restored.step)
+        return restored.state, part.state
 
     def checkpoints(self, *, keep_last: int = 3) -> CheckpointStore:
         """Return the run's checkpoints."""

@@ -34,6 +34,7 @@ class SampleOverrides:
         eta: DDIM's noise, 0 (deterministic) to 1.
         variance: DDPM's variance.
         clamp: round the estimates to embeddings at "all" steps, in the "last" half, or "none".
+        temperature: divides the logits of a model that predicts a token posterior.
         noise_bound: truncate the noise at this many standard deviations; 0 switches it off.
         rounding: final words by the trained "head" or the "nearest" embedding.
     """
@@ -43,6 +44,7 @@ class SampleOverrides:
     eta: float | None = None
     variance: Literal["fixed_small", "fixed_large"] | None = None
     clamp: Literal["all", "last", "none"] | None = None
+    temperature: float | None = None
     noise_bound: float | None = None
     rounding: Literal["head", "nearest"] | None = None
 

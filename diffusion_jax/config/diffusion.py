@@ -13,7 +13,16 @@ class DiffusionConfig:
     Attributes:
         schedule: noise schedule by name ("sqrt" is the published one).
         timesteps: number of training timesteps T.
-        timestep_sampler: "uniform", "stratified" (low variance) or "loss_aware" (DiffuSeq).
+        timestep_sampler: "uniform", "stratified" (low variance), "loss_aware" (DiffuSeq) or
+            "time_warp" (CDCD: as many timesteps where the loss rises fast as it rises there;
+            chains step through the same warped time).
+        min_timestep: the least noisy timestep that is trained on and sampled at: noise-scale
+            clipping (DINOISER, arXiv:2302.10025). Chains go from it straight to clean data.
+        clip_noise: "fixed" clips at min_timestep (0 clips nothing, as published); "auto" follows
+            the mean distance between neighbouring embeddings as they are learned, not below
+            min_timestep (DINOISER, section 4.1).
+        objective: "mse" on the estimate of x_start plus the rounding term (as published), or the
+            "cross_entropy" of the words (CDCD, arXiv:2211.15089; needs model.readout "posterior").
         positions: average the loss over "all" positions (as published) or the "target" only.
         nll_input: compute the rounding term on the sampled "x_start" (as published) or on the
             network's "prediction".
@@ -22,7 +31,10 @@ class DiffusionConfig:
 
     schedule: str = "sqrt"
     timesteps: int = 2000
-    timestep_sampler: Literal["uniform", "stratified", "loss_aware"] = "uniform"
+    timestep_sampler: Literal["uniform", "stratified", "loss_aware", "time_warp"] = "uniform"
+    min_timestep: int = 0
+    clip_noise: Literal["fixed", "auto"] = "fixed"
+    objective: Literal["mse", "cross_entropy"] = "mse"
     positions: Literal["all", "target"] = "all"
     nll_input: Literal["x_start", "prediction"] = "x_start"
     self_cond_rate: float = 0.0
@@ -30,6 +42,18 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.timesteps >= 2, "diffusion.timesteps", self.timesteps, "at least 2")
+        require(
+            0 <= self.min_timestep < self.timesteps,
+            "diffusion.min_timestep",
+            self.min_timestep,
+            f"at least 0 and below diffusion.timesteps = {self.timesteps}",
+        )
+        require(
+            self.objective == "mse" or self.nll_input == "x_start",
+            "diffusion.nll_input",
+            self.nll_input,
+            'left as "x_start" with objective "cross_entropy", which has no rounding term',
+        )
         require(
             0.0 <= self.self_cond_rate <= 1.0,
             "diffusion.self_cond_rate",

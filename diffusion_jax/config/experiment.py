@@ -41,16 +41,31 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         """Check what spans sections."""
         require(
-            self.sample.steps <= self.diffusion.timesteps,
+            self.sample.steps <= self.diffusion.timesteps - self.diffusion.min_timestep,
             "sample.steps",
             self.sample.steps,
-            f"at most diffusion.timesteps = {self.diffusion.timesteps}",
+            f"at most diffusion.timesteps = {self.diffusion.timesteps}"
+            + f" less diffusion.min_timestep = {self.diffusion.min_timestep}"
+            * (self.diffusion.min_timestep > 0),
         )
         require(
             self.diffusion.self_cond_rate == 0 or self.model.self_conditioning,
             "diffusion.self_cond_rate",
             self.diffusion.self_cond_rate,
             "0, or switch on --model.self-conditioning",
+        )
+        posterior = self.model.readout == "posterior"
+        require(
+            self.diffusion.objective == "mse" or posterior,
+            "diffusion.objective",
+            self.diffusion.objective,
+            '"mse", or choose --model.readout posterior',
+        )
+        require(
+            self.sample.temperature == 1 or posterior,
+            "sample.temperature",
+            self.sample.temperature,
+            "1 with model.readout 'vector': there are no logits to divide",
         )
         require(
             not self.model.mean_embed,

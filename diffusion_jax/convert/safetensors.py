@@ -68,13 +68,19 @@ def export_run(
         The path of the file.
 
     Raises:
-        UserError: the run cannot be read, or files would be overwritten.
+        UserError: the run cannot be read, files would be overwritten, or its chains need more of
+            the checkpoint than parameters.
     """
     numpy_format = _library().numpy
     path = Path(path)
     _check_target(path)
     workdir = Workdir(run)
     config = workdir.read_config()
+    if config.diffusion.timestep_sampler == "time_warp":
+        raise UserError(
+            f"{run} was trained with the time_warp sampler, whose measure of time lies beside the "
+            "parameters in its checkpoint; safetensors would lose it, so copy the run directory"
+        )
     tokenizer = workdir.read_tokenizer()
     weights = weights_name(config, weights)
     params, step = workdir.checkpoints().restore_params(weights, step=step)

@@ -72,7 +72,8 @@ def variational_loss(
     draws = resolve_draws(key, draws, schedule, x_start_mean, t)
     x_start = sample_x_start(None, schedule, x_start_mean, noise=draws.x_start_noise)
     x_t = q_sample(None, schedule, x_start, t, noise_mask, noise=draws.q_noise)
-    pred_x_start = model.denoise(params, x_t, time_label(schedule, t), dropout_key=dropout_key)
+    output = model.denoise(params, x_t, time_label(schedule, t), dropout_key=dropout_key)
+    pred_x_start = model.read(params, output)
 
     kl = _reverse_kl(schedule, x_start_mean, x_start, pred_x_start, x_t, t, variance)
     last_mean, last_variance = q_mean_variance(schedule, x_start, last_timestep(schedule, x_start))

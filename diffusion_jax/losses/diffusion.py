@@ -107,18 +107,21 @@ def diffusion_loss(
     rates = {"absorb_rate": absorb_rate, "self_cond_rate": self_cond_rate}
     draws = resolve_draws(key, draws, schedule, x_start_mean, t, **rates)
     x_start = sample_x_start(None, schedule, x_start_mean, noise=draws.x_start_noise)
-    x_t = _noise(schedule, x_start, t, noise_mask, mean_embed, draws)
+    x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws)
 
     def read_x_start(output: jax.Array) -> jax.Array:
         if parameterization == "x_start":
-            return output
+            return model.read(params, output)
         return x_start_from_eps(schedule, x_t, t, output)
 
-    output = _denoise(model, params, schedule, x_t, t, dropout_key, draws, read_x_start)
+    output = predict(model, params, schedule, x_t, t, dropout_key, draws, read_x_start)
     pred_x_start = read_x_start(output)
 
     # 1. The network's error. At t = 0 the target is the embedding, not the draw around it.
-    error = squared_error(x_start if parameterization == "x_start" else draws.q_noise, output)
+    if parameterization == "x_start":
+        error = squared_error(x_start, pred_x_start)
+    else:
+        error = squared_error(draws.q_noise, output)
     error = jnp.where((t == 0)[:, None], squared_error(x_start_mean, pred_x_start), error)
     # 2. The signal that is left at the end of the forward process.
     prior = prior_term(schedule, x_start)
@@ -135,7 +138,7 @@ def diffusion_loss(
     )
 
 
-def _noise(
+def noised(
     schedule: NoiseSchedule,
     x_start: jax.Array,
     t: jax.Array,
@@ -152,7 +155,7 @@ def _noise(
     )
 
 
-def _denoise(
+def predict(
     model: Model,
     params: Params,
     schedule: NoiseSchedule,

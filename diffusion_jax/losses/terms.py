@@ -34,6 +34,24 @@ class LossTerms(NamedTuple):
         return self.mse + self.prior + self.rounding_nll + self.penalty
 
 
+class PosteriorTerms(NamedTuple):
+    """The objective of models that predict a token posterior, one float32 number per example: [B].
+
+    Attributes:
+        cross_entropy: negative log-likelihood of the words given ``x_t``, nats per token.
+        prior: squared mean of ``x_T``.
+        penalty: penalty on the norm of the soft absorbing state; 0 without one.
+    """
+
+    cross_entropy: jax.Array
+    prior: jax.Array
+    penalty: jax.Array
+
+    def total(self) -> jax.Array:
+        """Return the sum of the terms [B], which is what training minimises."""
+        return self.cross_entropy + self.prior + self.penalty
+
+
 class BoundTerms(NamedTuple):
     """The variational bound, in bits per dimension times T, all [B].
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from diffusion_jax.errors import UserError
 from diffusion_jax.types import DenoiseFn, Params, RoundingHead
 
 
@@ -20,8 +21,33 @@ class ApplyDenoiser(Protocol):
         *,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Map ``x_t`` [B, L, E] and time labels [B] to the estimate of ``x_start`` [B, L, E]."""
+        """Map ``x_t`` [B, L, E] and time labels [B] to an output [B, L, E]; see Model.read."""
         ...
+
+
+class ReadXStart(Protocol):
+    """Read the estimate of ``x_start`` off the network's output."""
+
+    def __call__(self, params: Params, output: jax.Array, *, temperature: float = 1.0) -> jax.Array:
+        """Map an output [B, L, E] to the estimate of ``x_start`` [B, L, E].
+
+        ``temperature`` divides the logits of a model whose estimate is a mean over tokens.
+        """
+        ...
+
+
+def read_vector(params: Params, output: jax.Array, *, temperature: float = 1.0) -> jax.Array:
+    """Return the output itself, which is the estimate of the published models.
+
+    Raises:
+        UserError: a temperature other than 1, which has nothing to act on.
+    """
+    if temperature != 1.0:
+        raise UserError(
+            f"temperature={temperature} needs a model that predicts a token posterior "
+            "(model.readout='posterior'); this one predicts vectors"
+        )
+    return output
 
 
 class Model(NamedTuple):
@@ -32,6 +58,7 @@ class Model(NamedTuple):
         embed: (params, input_ids int32 [B, L]) -> float32 [B, L, E], the mean of ``x_start``.
         head: params -> RoundingHead (the tied embedding table and the bias).
         denoise: the network, see ApplyDenoiser.
+        read: (params, output of ``denoise``) -> estimate of ``x_start``, see ReadXStart.
         logical_axes: () -> pytree like the parameters, holding a tuple of logical axis names (or
             None) per array dimension, from which ``scale.sharding`` derives placements.
     """
@@ -41,12 +68,20 @@ class Model(NamedTuple):
     head: Callable[[Params], RoundingHead]
     denoise: ApplyDenoiser
     logical_axes: Callable[[], Any]
+    read: ReadXStart = read_vector
 
 
-def bind(model: Model, params: Params) -> DenoiseFn:
-    """Fix the parameters and leave a denoiser that samplers and guides can call (no dropout)."""
+def bind(model: Model, params: Params, *, temperature: float = 1.0) -> DenoiseFn:
+    """Fix the parameters and leave a denoiser that samplers and guides can call (no dropout).
+
+    Args:
+        model: network and read-out.
+        params: its parameters.
+        temperature: see ReadXStart.
+    """
 
     def denoise(x_t: jax.Array, time: jax.Array, self_cond: jax.Array | None = None) -> jax.Array:
-        return model.denoise(params, x_t, time, self_cond)
+        output = model.denoise(params, x_t, time, self_cond)
+        return model.read(params, output, temperature=temperature)
 
     return denoise

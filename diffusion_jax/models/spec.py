@@ -10,6 +10,7 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
     "attention_impl": ("xla", "cudnn"),
+    "readout": ("vector", "posterior"),
 }
 
 
@@ -32,6 +33,10 @@ class DenoiserConfig:
         self_conditioning: feed the previous estimate of ``x_start`` beside ``x_t`` (Chen et al.
             2022).
         mean_embed: learn the soft absorbing state of DiffuSeq-v2, a vector [E].
+        readout: what the network's output says about ``x_start``: it is the "vector" itself (as
+            published), or its inner products with the embeddings are logits of a token "posterior",
+            whose mean embedding is the estimate (CDCD, arXiv:2211.15089; Plaid, arXiv:2305.18619).
+        normalize_embedding: scale every word vector to length sqrt(E) wherever it is used (CDCD).
         init: "lecun" (LeCun normal kernels, zero biases, small positions) or "torch", the defaults
             of PyTorch that both published programs train from.
         dtype: what matrix products are computed in. Parameters, softmax, LayerNorm and the output
@@ -55,6 +60,8 @@ class DenoiserConfig:
     norm: str = "post"
     self_conditioning: bool = False
     mean_embed: bool = False
+    readout: str = "vector"
+    normalize_embedding: bool = False
     init: str = "lecun"
     dtype: str = "float32"
     remat: str = "dots"

@@ -4,6 +4,7 @@ Li et al. 2022 and Gong et al. 2022 use the same network: h = LN(positions + up(
 encoder without any attention mask, then a projection down to the width of the word vectors.
 """
 
+import math
 from typing import cast
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.models.base import Model
+from diffusion_jax.models.base import Model, read_vector
 from diffusion_jax.models.inputs import position_rows, project, time_vector
 from diffusion_jax.models.layers import (
     Dropout,
@@ -21,6 +22,7 @@ from diffusion_jax.models.layers import (
     scanned_blocks,
 )
 from diffusion_jax.models.spec import DenoiserConfig
+from diffusion_jax.rounding import posterior_mean
 from diffusion_jax.types import Params, RoundingHead, check_shape
 
 
@@ -86,11 +88,20 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
             params["mean_embed"] = jax.random.normal(mean_key, (embed_dim,)) * embed_dim**-0.5
         return params
 
+    def scaled(rows: jax.Array) -> jax.Array:
+        if not spec.normalize_embedding:
+            return rows
+        square = jnp.sum(rows**2, axis=-1, keepdims=True)
+        return rows * jax.lax.rsqrt(jnp.maximum(square, 1e-12)) * math.sqrt(embed_dim)
+
     def embed(params: Params, input_ids: jax.Array) -> jax.Array:
-        return params["embedding"][input_ids]
+        return scaled(params["embedding"][input_ids])
 
     def head(params: Params) -> RoundingHead:
-        return RoundingHead(weight=params["embedding"], bias=params["head_bias"])
+        return RoundingHead(weight=scaled(params["embedding"]), bias=params["head_bias"])
+
+    def read_posterior(params: Params, output: jax.Array, *, temperature: float = 1.0) -> jax.Array:
+        return posterior_mean(head(params), output, temperature=temperature)
 
     def denoise(
         params: Params,
@@ -109,7 +120,10 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
         x_in = _with_self_cond(spec, x_t, self_cond)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         # Nothing is mutable, so the output comes alone.
-        return cast(jax.Array, network.apply({"params": params["network"]}, x_in, time, rngs=rngs))
+        output = network.apply({"params": params["network"]}, x_in, time, rngs=rngs)
+        output = cast(jax.Array, output)
+        # As in attention: inner products of E terms start with variance 1.
+        return output / math.sqrt(embed_dim) if spec.readout == "posterior" else output
 
     def logical_axes() -> Params:
         boxed = jax.eval_shape(init_network, jax.random.key(0))
@@ -122,7 +136,8 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
             axes["mean_embed"] = (None,)
         return axes
 
-    return Model(init, embed, head, denoise, logical_axes)
+    read = read_posterior if spec.readout == "posterior" else read_vector
+    return Model(init, embed, head, denoise, logical_axes, read)
 
 
 def _with_self_cond(spec: DenoiserConfig, x_t: jax.Array, self_cond: jax.Array | None) -> jax.Array:

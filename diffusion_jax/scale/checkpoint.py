@@ -173,6 +173,26 @@ class CheckpointStore:
             return Restored(*self._newest_intact(read))
         return Restored(self._read_one(step, read), step)
 
+    def restore_part(self, name: str, abstract: Any, *, step: int) -> Restored:
+        """Read one field of the state and nothing else.
+
+        Args:
+            name: the field, e.g. ``"timestep_state"``.
+            abstract: its structure; leaves with shape and dtype.
+            step: which checkpoint.
+
+        Raises:
+            UserError: there is no such checkpoint, it is damaged, or its field has other arrays.
+        """
+
+        def read(step: int) -> Any:
+            stored, _ = self._describe(step)
+            found = self._load(step, fmt.request_part(name, stored, abstract))
+            fmt.verify_part(name, found[name], found[fmt.CHECKSUMS][name])
+            return found[name]
+
+        return Restored(self._read_one(step, read), step)
+
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """Return the JSON record that was saved with a checkpoint (default: the newest intact)."""
         if step is None:

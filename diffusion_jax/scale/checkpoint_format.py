@@ -107,6 +107,24 @@ def request_only(which: str, stored: dict[str, Any], shardings: Any = None) -> d
     return template
 
 
+def request_part(name: str, stored: dict[str, Any], abstract: Any) -> dict[str, Any]:
+    """Build a template that reads one field of the state and its checksum, and skips the rest.
+
+    Raises:
+        MismatchError: the field is absent, or its arrays have other shapes.
+    """
+    wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(abstract)]
+    found = [(tuple(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(stored.get(name, ()))]
+    if sorted(map(str, wanted)) != sorted(map(str, found)):
+        raise MismatchError(
+            f"its {name} holds arrays {found}, not {wanted}; it was made with another configuration"
+        )
+    template = jax.tree.map(lambda _: ocp.PLACEHOLDER, stored)
+    template[name] = requested(abstract)
+    template[CHECKSUMS][name] = requested(without_placement(stored[CHECKSUMS][name]))
+    return template
+
+
 def without_placement(stored: Any) -> Any:
     """Forget where arrays lay when they were saved: this machine may have other devices."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)

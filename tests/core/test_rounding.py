@@ -141,3 +141,33 @@ def test_memory_does_not_hold_all_logits():
     blocked = _temporary_bytes(rounding.nearest_embedding, x, head.weight)
     plain = _temporary_bytes(plain_nearest, x, head.weight)
     assert plain >= 8 * blocked
+
+
+@pytest.mark.parametrize("block", [8, 64])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_posterior_mean_is_softmax_times_the_table(problem, block, temperature):
+    head, x, _ = problem
+
+    def plain(head, x):
+        return jax.nn.softmax(rounding.logits(head, x) / temperature, axis=-1) @ head.weight
+
+    def lean(head, x):
+        return rounding.posterior_mean(head, x, temperature=temperature, block=block)
+
+    np.testing.assert_allclose(lean(head, x), plain(head, x), rtol=2e-5, atol=2e-5)
+    weights = jnp.cos(jnp.arange(x.size)).reshape(x.shape)
+    got, want = (
+        jax.grad(lambda head, x, f=f: jnp.sum(weights * f(head, x)), argnums=(0, 1))(head, x)
+        for f in (lean, plain)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("block", [8, 64])
+def test_the_neighbour_distance_is_that_of_the_nearest_other_row(problem, block):
+    table = np.asarray(problem[0].weight, np.float64)
+    squares = ((table[:, None] - table[None]) ** 2).sum(-1)
+    np.fill_diagonal(squares, np.inf)
+    found = rounding.mean_neighbour_distance(problem[0].weight, block=block)
+    np.testing.assert_allclose(found, squares.min(axis=1).mean(), rtol=1e-5)

@@ -36,7 +36,6 @@ LAYERS = {
     "control": 4,
     "experiment": 4,
     "classifier_run": 4,
-    "control": 4,
     "program": 3,
     "training_run": 3,
     "quickstart": 4,

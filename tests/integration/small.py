@@ -62,9 +62,9 @@ def config(scale="text"):
     )
 
 
-def write_untrained(path, scale):
+def write_untrained(path, scale, asked=None):
     """Write a run directory with one checkpoint of initial parameters."""
-    asked = config(scale)
+    asked = asked or config(scale)
     tokenizer = open_data(asked).tokenizer
     resolved = complete(asked, tokenizer)
     workdir = Workdir(path)
