@@ -27,7 +27,7 @@ from diffusion_jax.samplers import (
     sample,
     step_grid,
 )
-from diffusion_jax.scale.mesh import batch_sharding, make_mesh
+from diffusion_jax.scale.mesh import gather_rows, make_mesh, spread_rows
 from diffusion_jax.schedules import NoiseSchedule
 from diffusion_jax.types import DenoiseFn, Guidance, Params, RoundingHead, XStartTransform
 
@@ -159,15 +159,14 @@ def run_batches(function: Callable[..., Any], rows: Any, batch_size: int) -> Any
     mesh = make_mesh()
     devices = mesh.devices.size
     batch_size = -(-batch_size // devices) * devices
-    placement = batch_sharding(mesh)
     total = len(jax.tree.leaves(rows)[0])
     written = []
     for start in range(0, total, batch_size):
         # The last batch is filled up with copies of its last row, which are then left out.
         index = np.minimum(np.arange(start, start + batch_size), total - 1)
         batch = jax.tree.map(operator.itemgetter(index), rows)
-        batch = jax.device_put(batch, placement)
-        written.append(jax.tree.map(np.asarray, function(*batch)))
+        batch = spread_rows(mesh, batch)
+        written.append(jax.tree.map(gather_rows, function(*batch)))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *written)
 
 

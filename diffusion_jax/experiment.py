@@ -3,6 +3,7 @@
 The one place where corpus, tokenizer, program, mesh and checkpoints meet.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffusion_jax.config import DataConfig, ExperimentConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Generator
 from diffusion_jax.program import Program
+from diffusion_jax.scale.agreement import check_same_data, check_same_start, together
 from diffusion_jax.scale.mesh import check_batch_size, make_mesh
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.example import Corpus
@@ -178,38 +180,63 @@ def train(
         NonFiniteLossError: the loss is not finite; the directory keeps its last good checkpoint.
     """
     directory = Workdir(workdir)
-    going_on = resume and directory.is_run()
-    if not going_on:
-        directory.check_unused()
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    check_batch_size(mesh, config.train.batch_size, config.train.microbatches)
-    data = open_data(config, directory.read_tokenizer() if going_on else None)
-    config = complete(config, data.tokenizer)
-    if going_on:
-        directory.check_same_run(config)
-    _check_installation(config)
-    program = Program.build(config)
-    placed = place_learner(program.learner(), mesh)
-    # Everything that can be wrong with the input has been looked at: now the disk may change.
+    check_same_start(config, resume)
+    with contextlib.ExitStack() as held:
+        with together():
+            going_on = resume and directory.is_run()
+            if going_on:
+                _lock(directory, held)
+            else:
+                directory.check_unused()
+            mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+            check_batch_size(mesh, config.train.batch_size, config.train.microbatches)
+            data = open_data(config, directory.read_tokenizer() if going_on else None)
+            config = complete(config, data.tokenizer)
+            if going_on:
+                directory.check_same_run(config)
+            _check_installation(config)
+            program = Program.build(config)
+            placed = place_learner(program.learner(), mesh)
+        check_same_data([data.train, data.validation])
+        # All that can be wrong with the input has been looked at: now the disk may change.
+        with together():
+            if not going_on:
+                _lock(directory, held)
+            _write_start(directory, config, data.tokenizer, going_on)
+        with together():
+            directory.check_shared()
+        report = report or ProgressReport()
+        _describe(report, config, data, directory)
+        generator_of = _generators(program, data.tokenizer)
+        result = run_training(
+            directory,
+            placed,
+            data.train,
+            metadata={"tokenizer": data.tokenizer.fingerprint()},
+            report=report,
+            state_hooks=lambda outputs: [
+                *validation_hooks(placed, data.validation, outputs),
+                *_previews(config, data, generator_of, outputs.samples, report),
+            ],
+        )
+    return TrainResult(config, data, result, generator_of(result.state))
+
+
+def _lock(directory: Workdir, held: contextlib.ExitStack) -> None:
+    """Keep other runs out of the directory; one process does so for all of this run."""
+    if jax.process_index() == 0:
+        held.enter_context(directory.lock())
+
+
+def _write_start(
+    directory: Workdir, config: ExperimentConfig, tokenizer: Tokenizer, going_on: bool
+) -> None:
+    if jax.process_index() != 0:
+        return
     if going_on:
         directory.write_config(config)
     else:
-        directory.create(config, data.tokenizer)
-    report = report or ProgressReport()
-    _describe(report, config, data, directory)
-    generator_of = _generators(program, data.tokenizer)
-    result = run_training(
-        directory,
-        placed,
-        data.train,
-        metadata={"tokenizer": data.tokenizer.fingerprint()},
-        report=report,
-        state_hooks=lambda outputs: [
-            *validation_hooks(placed, data.validation, outputs),
-            *_previews(config, data, generator_of, outputs.samples, report),
-        ],
-    )
-    return TrainResult(config, data, result, generator_of(result.state))
+        directory.create(config, tokenizer)
 
 
 def _generators(program: Program, tokenizer: Tokenizer) -> Callable[[TrainState], Generator]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax import keys
 from diffusion_jax.config import OptimConfig, TrainConfig
-from diffusion_jax.scale.mesh import place_batch
+from diffusion_jax.scale.mesh import batch_block, place_batch
 from diffusion_jax.scale.sharding import (
     abstract_with_shardings,
     create_state,
@@ -131,8 +131,9 @@ def place_learner(learner: Learner, mesh: Mesh) -> Placed:
     """Decide where the state lives, before anything is written or compiled.
 
     Raises:
-        UserError: the mesh does not fit the network.
+        UserError: the mesh does not fit the network, or cuts across processes.
     """
+    batch_block(mesh)
     abstract = jax.eval_shape(learner.make_state, jax.random.key(0))
     shardings = state_shardings(mesh, abstract, learner.logical_axes(), learner.optimizer.init)
     return Placed(learner, mesh, abstract, shardings)
@@ -179,12 +180,13 @@ def run_training(
     """
     options = placed.learner.options
     root_key = jax.random.key(options.seed)
+    block, num_blocks = batch_block(placed.mesh)
     loader = Loader(
         table,
         options.batch_size,
         options.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=block,
+        process_count=num_blocks,
     )
     with (
         directory.checkpoints(keep_last=options.keep_checkpoints) as store,
@@ -195,6 +197,8 @@ def run_training(
             state = store.restore_latest(template).state
             report.print(f"going on from step {int(state.step)}")
         else:
+            if directory.metrics_file.exists():
+                report.print("there is no checkpoint yet: starting from the beginning")
             key = keys.stream(root_key, "init")
             state = create_state(placed.learner.make_state, key, placed.shardings)
         step = int(state.step)
@@ -228,11 +232,12 @@ def validation_hooks(placed: Placed, table: RowTable | None, outputs: Outputs) -
     learner = placed.learner
     if table is None or learner.options.validate_every == 0:
         return []
+    block, num_blocks = batch_block(placed.mesh)
     batches = EvalLoader(
         table,
         learner.options.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=block,
+        process_count=num_blocks,
     )
     validate = make_validation(
         learner.loss, batches, num_timesteps=learner.num_timesteps, place=placed.place

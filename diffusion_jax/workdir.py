@@ -6,12 +6,15 @@
             metrics.jsonl     one line per logged step
             samples.jsonl     texts written during training
             tensorboard/      where asked for
+            lock              while a trainer is at work, see scale.lock
 
 It is what `train` writes, and the only thing that `sample` and `generate` need. Reading it never
 runs code from it.
 """
 
 import os
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import jax
 from diffusion_jax.config import ClassifierRunConfig, ExperimentConfig
 from diffusion_jax.config_io import Config, differences, read_json
 from diffusion_jax.errors import UserError
+from diffusion_jax.scale import lock
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
 from diffusion_jax.timesteps import make_timestep_sampler
@@ -44,6 +48,8 @@ RESUMABLE = (
     "sample.",
     "mesh.",
 )
+# What a start that was cut short may leave behind.
+_LEFTOVERS = ("tokenizer", "config.json.tmp", "data", lock.FILE)
 
 
 class Workdir:
@@ -77,6 +83,10 @@ class Workdir:
         """Return whether a run was started here."""
         return self.config_file.is_file()
 
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other trainers out while the ``with`` lasts; raises UserError where one is in."""
+        return lock.locked(self.path)
+
     def create(self, config: AnyConfig, tokenizer: Tokenizer) -> None:
         """Start a run: write configuration and tokenizer.
 
@@ -87,6 +97,22 @@ class Workdir:
         tokenizer.save(self.tokenizer_dir)
         # The configuration goes last and at once: its presence says that the run has begun.
         self.write_config(config)
+
+    def check_shared(self, *, seconds: float = 60.0) -> None:
+        """Raise UserError where the run that process 0 has begun does not appear in time.
+
+        Network file systems show the files of another machine some seconds late.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.is_run():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{self.config_file}, which process 0 wrote, is not seen here; the work "
+                    "directory must lie on a file system that all processes share"
+                )
+            time.sleep(0.2)
+            if self.path.is_dir():
+                os.listdir(self.path)  # Some file systems look again only then.
 
     def write_config(self, config: AnyConfig) -> None:
         """Store the configuration, also that of a run that goes on with other display options."""
@@ -105,7 +131,7 @@ class Workdir:
             raise UserError(f"{self.path} is a file; choose a directory for --workdir")
         strangers = [p.name for p in self.path.iterdir()] if self.path.exists() else []
         # What a start that was interrupted may have left behind is ours to replace.
-        strangers = [n for n in strangers if n not in ("tokenizer", "config.json.tmp", "data")]
+        strangers = [n for n in strangers if n not in _LEFTOVERS]
         if strangers:
             raise UserError(
                 f"{self.path} is not empty ({', '.join(sorted(strangers)[:3])} ...) and holds no "

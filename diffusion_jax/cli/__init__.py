@@ -38,19 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Here, and not when the interpreter ends, is where a reader that has left can be met.
         sys.stdout.flush()
         return code
-    except UserError as error:
-        return _fail(str(error), EXIT_BAD_INPUT)
-    except RunError as error:
-        return _fail(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        return fail(error)
+
+
+def fail(error: BaseException) -> int:
+    """Say what went wrong, on one line, and return the exit code; raise what is no user's doing."""
+    if isinstance(error, UserError):
+        return _say(str(error), EXIT_BAD_INPUT)
+    if isinstance(error, RunError):
+        return _say(str(error), EXIT_FAILED)
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # The reader (head, less) has enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        return _fail(str(error), EXIT_BAD_INPUT if isinstance(error, _BAD_PATH) else EXIT_FAILED)
+    if isinstance(error, OSError):
+        return _say(str(error), EXIT_BAD_INPUT if isinstance(error, _BAD_PATH) else EXIT_FAILED)
+    raise error
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -82,6 +89,6 @@ def _usage() -> str:
     )
 
 
-def _fail(message: str, code: int) -> int:
+def _say(message: str, code: int) -> int:
     print(f"diffusion-jax: error: {message}", file=sys.stderr)
     return code

@@ -2,13 +2,17 @@
 
 import argparse
 import dataclasses
+import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
 
 import tyro
 
+from diffusion_jax.cli import EXIT_FAILED, fail
 from diffusion_jax.cli.options import parse
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.config_io import load_experiment
@@ -27,11 +31,21 @@ class TrainCommand:
 
     Example: diffusion-jax train experiments/e2e.py --workdir runs/e2e --train.batch-size 32
 
+    Several hosts: start the same command on each with --multihost, the work directory on a file
+    system that all share. TPU pods and Slurm are recognised; elsewhere give the coordinator's
+    address, the number of processes and each one's id, as options or in the environment
+    (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID).
+
     Attributes:
         experiment: a Python file with config(scale), or a JSON file.
         workdir: directory of the run, new or empty.
         scale: which size of the experiment: "full", or "small" where the file offers it.
         resume: continue the run in the work directory (starts it where there is none).
+        multihost: be one of several processes that train together; the default on a TPU host.
+        coordinator: host:port of process 0, for --multihost.
+        num_processes: how many processes train together, for --multihost.
+        process_id: which of them this is, from 0, for --multihost.
+        join_seconds: how long to wait for the other processes, for --multihost.
         config: the experiment's fields.
     """
 
@@ -39,6 +53,11 @@ class TrainCommand:
     workdir: Annotated[str, tyro.conf.arg(aliases=["-w"])]
     scale: str = "full"
     resume: bool = False
+    multihost: bool = False
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    join_seconds: int = 300
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
         default_factory=ExperimentConfig
     )
@@ -52,10 +71,35 @@ def main(arguments: Sequence[str]) -> int:
             f"experiment {command.experiment!r} is not a .py or .json file; "
             "give one of the files in experiments/, or your own"
         )
-    from diffusion_jax.experiment import train
+    with _processes(command):
+        from diffusion_jax.experiment import train
 
-    train(command.config, command.workdir, resume=command.resume)
+        train(command.config, command.workdir, resume=command.resume)
     return 0
+
+
+def _processes(command: TrainCommand) -> AbstractContextManager[None]:
+    """Meet the other processes of the run, where it has any."""
+    from diffusion_jax.scale import hosts
+
+    given = (command.coordinator, command.num_processes, command.process_id)
+    asked = command.multihost or given != (None, None, None)
+    if not asked and not hosts.is_tpu_host():
+        return nullcontext()
+    where = hosts.rendezvous(*given, seconds=command.join_seconds) if asked else hosts.Rendezvous()
+    return hosts.joined(where, command.workdir, _fail_fully, optional=not asked)
+
+
+def _fail_fully(error: BaseException) -> int:
+    """Say what went wrong, in full where it is no user's doing, and return the exit code."""
+    try:
+        code = fail(error)
+    except BaseException:
+        traceback.print_exc()
+        code = EXIT_FAILED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
@@ -72,7 +116,7 @@ def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
 
 def _experiment_file(arguments: Sequence[str]) -> str | None:
     """Return the first .py or .json argument that is not the value of an option."""
-    flags = {"resume", *_names_of_flags(ExperimentConfig())}
+    flags = {"resume", "multihost", *_names_of_flags(ExperimentConfig())}
     for previous, argument in pairwise(["", *arguments]):
         flag = previous.lstrip("-").rsplit(".", 1)[-1].replace("-", "_").removeprefix("no_")
         is_value = previous.startswith("-") and "=" not in previous and flag not in flags

@@ -16,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.scale import checkpoint_format as fmt
+from diffusion_jax.scale.agreement import exchange
 from diffusion_jax.scale.checkpoint_format import DamagedCheckpointError, MismatchError
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,12 @@ class CheckpointStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for the last save to be on disk."""
-        self.close()
+        """Wait for the last save to be on disk.
+
+        After an error among several processes nothing is waited for: the others may be gone.
+        """
+        if error is None or jax.process_count() == 1:
+            self.close()
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""
@@ -257,10 +262,16 @@ class CheckpointStore:
 
     def _load(self, step: int, template: Any) -> Any:
         # Orbax reports damage through many exception types, some of them its own.
+        found, problem = None, ""
         try:
-            return ocp.load(self._path(step), template, checkpointable_name=_ITEM)
+            found = ocp.load(self._path(step), template, checkpointable_name=_ITEM)
         except Exception as error:
-            raise DamagedCheckpointError(_brief(error)) from error
+            problem = _brief(error)
+        # Each process reads its own part; what one cannot read, all pass over.
+        for met in exchange(problem):
+            if met:
+                raise DamagedCheckpointError(met)
+        return found
 
     def _path(self, step: int) -> epath.Path:
         return self.directory / str(step)
@@ -287,6 +298,7 @@ class CheckpointStore:
             for step in self._passed_over:
                 self._path(step).rename(self.directory / f"damaged-{step}")
         self._passed_over.clear()
+        exchange("set aside")  # Nobody looks for checkpoints before that is done.
 
 
 def restore_params(

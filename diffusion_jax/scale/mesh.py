@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -34,7 +35,8 @@ def make_mesh(
         UserError: unless the three sizes multiply to the number of devices. One size may be -1 and
             then takes what the others leave.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    # Processes one after the other, so that the rows of each are one block of the batch.
+    devices = sorted(jax.devices() if devices is None else devices, key=lambda d: d.process_index)
     sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor)))
     shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
     if any(size < 1 and size != -1 for size in sizes.values()):
@@ -74,17 +76,79 @@ def check_batch_size(mesh: Mesh, global_batch_size: int, num_microbatches: int =
         )
 
 
+def batch_block(mesh: Mesh) -> tuple[int, int]:
+    """Return which block of the global batch this process feeds, and how many blocks there are.
+
+    With a ``tensor`` axis longer than a process has devices, several processes feed the same rows.
+
+    Returns:
+        (index, count): of the global batch cut into ``count`` blocks, the one numbered ``index``.
+
+    Raises:
+        UserError: the devices of a process hold rows that no such block is.
+    """
+    shards = math.prod(mesh.shape[name] for name in BATCH_AXES)
+    tensor = mesh.shape["tensor"]
+    grid = mesh.devices.reshape(shards, tensor)
+    owner = np.vectorize(lambda device: device.process_index)(grid)
+    own = [np.flatnonzero((owner == process).any(axis=1)) for process in np.unique(owner)]
+    size = len(own[0])
+    if any(len(rows) != size or rows[0] % size or rows[-1] - rows[0] != size - 1 for rows in own):
+        raise UserError(
+            f"mesh axis tensor={tensor} cuts across processes that have "
+            f"{len(mesh.local_devices)} devices each; choose a divisor or a multiple of that"
+        )
+    here = own[list(np.unique(owner)).index(jax.process_index())]
+    return int(here[0]) // size, shards // size
+
+
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Put this process's rows on its devices, as part of one global batch.
 
     Args:
         mesh: where to.
-        batch: this process's rows, [local B, ...] per name.
+        batch: this process's rows, [local B, ...] per name: its ``batch_block``.
 
     Returns:
         Global arrays [B, ...], rows sharded over ``data`` and ``fsdp``.
     """
     sharding = batch_sharding(mesh)
+    _, blocks = batch_block(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+        name: jax.make_array_from_process_local_data(
+            sharding, rows, (rows.shape[0] * blocks, *rows.shape[1:])
+        )
+        for name, rows in batch.items()
     }
+
+
+def spread_rows(mesh: Mesh, rows: Any) -> Any:
+    """Put rows that every process holds in full on the devices, each its part.
+
+    Args:
+        mesh: where to.
+        rows: pytree of arrays [B, ...]; typed keys too.
+
+    Returns:
+        The same as global arrays, rows sharded over ``data`` and ``fsdp``.
+    """
+    sharding = batch_sharding(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(rows, sharding)
+
+    def spread(array: Any) -> jax.Array:
+        if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                spread(jax.random.key_data(array)), impl=jax.random.key_impl(array)
+            )
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(spread, rows)
+
+
+def gather_rows(array: jax.Array) -> np.ndarray:
+    """Return a whole global array on every process; collective where it lies on several."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -16,11 +16,16 @@ class StopRequest:
     """Whether somebody asked the run to end, and how."""
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
+        self.signal_number = 0
 
     def __bool__(self) -> bool:
         """Return whether to stop."""
-        return self.signal_name is not None
+        return self.signal_number != 0
+
+    @property
+    def signal_name(self) -> str | None:
+        """Name of the signal that came, or None."""
+        return signal.Signals(self.signal_number).name if self.signal_number else None
 
 
 @contextmanager
@@ -40,7 +45,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
     def catch(number: int, frame: FrameType | None) -> None:
-        request.signal_name = signal.Signals(number).name
+        request.signal_number = int(number)
         restore()
         logger.warning(
             "%s: finishing the step and saving; send it again to stop at once", request.signal_name

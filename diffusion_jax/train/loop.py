@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.scale.agreement import Ballot
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from diffusion_jax.text.prefetch import Prefetcher
 from diffusion_jax.train.events import Every, StateEvent, StepEvent, StepHook
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 class NonFiniteLossError(RunError):
     """Report a loss or gradient that is not a number; the run stopped without saving."""
+
+    on_all_processes = True
 
 
 class FitResult(NamedTuple):
@@ -75,7 +79,8 @@ def fit(
         state_hooks: called with the state now and then.
 
     Returns:
-        The last state and how the run ended. After SIGINT or SIGTERM the state has been saved.
+        The last state and how the run ended. After SIGINT or SIGTERM the state has been saved; with
+        several processes a signal to one of them stops all at the same step.
 
     Raises:
         NonFiniteLossError: when a loss or gradient is not finite; nothing more is saved.
@@ -90,6 +95,7 @@ def fit(
         if every.steps < 1:
             raise UserError(f"a hook is to run every {every.steps} steps; give at least 1")
 
+    ballot, stopped_by = Ballot(), 0
     with (
         stop_on_signal() as stop,
         Prefetcher(batch_at, step, total_steps, place=place) as batches,
@@ -102,7 +108,8 @@ def fit(
             reporter.finish_pending()
             reporter.pending = (step, metrics, batch["input_ids"].size)
 
-            stopping = bool(stop) or step == total_steps
+            stopped_by = ballot.ask(stop.signal_number)
+            stopping = bool(stopped_by) or step == total_steps
             save = store is not None and (stopping or _is_due(step, checkpoint_every))
             due = [every.hook for every in state_hooks if _is_due(step, every.steps)]
             if save or due or stopping:
@@ -117,15 +124,16 @@ def fit(
                 break
     if store is not None:
         store.wait()
-    if stop:
+    name = signal.Signals(stopped_by).name if stopped_by else None
+    if name:
         logger.warning(
             "stopped by %s at step %d of %d; %s",
-            stop.signal_name,
+            name,
             step,
             total_steps,
             "nothing is saved" if store is None else "the state is saved",
         )
-    return FitResult(state, step, stop.signal_name, reporter.seconds, reporter.waited_seconds)
+    return FitResult(state, step, name, reporter.seconds, reporter.waited_seconds)
 
 
 class _Reporter:
