@@ -201,7 +201,7 @@ def joined(
     """Be one process of several inside the ``with``.
 
     An error that this process alone has met ends it at once, without waiting for the others, which
-    thereby learn of it; one that all have met (``errors``: ``on_all_processes``) ends them in order.
+    thereby learn of it; one that all have met (its ``on_all_processes``) ends them in order.
 
     Args:
         where: where to meet.

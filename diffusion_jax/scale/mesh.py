@@ -147,8 +147,8 @@ def spread_rows(mesh: Mesh, rows: Any) -> Any:
     return jax.tree.map(spread, rows)
 
 
-def gather_rows(array: jax.Array) -> np.ndarray:
+def gather_rows(array: Any) -> np.ndarray:
     """Return a whole global array on every process; collective where it lies on several."""
-    if array.is_fully_addressable:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax import experiment, generate
+from diffusion_jax import generate, training_run
 from diffusion_jax.cli import main
 from tests.integration.small import FILE
 
@@ -22,8 +22,8 @@ def nothing_compiles(monkeypatch):
         raise AssertionError("something was compiled for bad input")
 
     for module, name in [
-        (experiment, "create_state"),
-        (experiment, "jit_train_step"),
+        (training_run, "create_state"),
+        (training_run, "jit_train_step"),
         (generate.Generator, "_run"),
     ]:
         monkeypatch.setattr(module, name, refuse)

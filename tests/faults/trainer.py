@@ -14,14 +14,14 @@ import time
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax import experiment
+from diffusion_jax import training_run
 from diffusion_jax.cli import main
 from diffusion_jax.train.progress import ProgressReport
 
 
 def plant(faults):
     """Let faults, step -> name, happen when their step is reported."""
-    real_report, real_jit = ProgressReport.__call__, experiment.jit_train_step
+    real_report, real_jit = ProgressReport.__call__, training_run.jit_train_step
 
     def report(self, event):
         real_report(self, event)
@@ -43,7 +43,7 @@ def plant(faults):
         return step if "nan" in faults.values() else step_function
 
     ProgressReport.__call__ = report
-    experiment.jit_train_step = jit_train_step
+    training_run.jit_train_step = jit_train_step
 
 
 if __name__ == "__main__":
