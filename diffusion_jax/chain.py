@@ -14,6 +14,7 @@ import numpy as np
 
 from diffusion_jax import keys
 from diffusion_jax.config import SampleConfig
+from diffusion_jax.errors import UserError
 from diffusion_jax.models.base import Model, bind
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.rounding import most_likely_ids, nearest_embedding
@@ -21,15 +22,29 @@ from diffusion_jax.samplers import (
     Anchor,
     CollectFn,
     Sampler,
+    absorb_after_step,
+    around,
     clamp_to_embeddings,
     ddim,
     ddpm,
+    diffuseq_v2_ancestral,
+    diffuseq_v2_grid,
+    dpm_solver,
     sample,
+    shift_time,
+    singlestep_grid,
     step_grid,
 )
 from diffusion_jax.scale.mesh import gather_rows, make_mesh, spread_rows
 from diffusion_jax.schedules import NoiseSchedule
-from diffusion_jax.types import DenoiseFn, Guidance, Params, RoundingHead, XStartTransform
+from diffusion_jax.types import (
+    DenoiseFn,
+    Guidance,
+    Params,
+    RoundingHead,
+    StepInfo,
+    XStartTransform,
+)
 
 Reverse = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
 """(params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L]) -> ids int32 [B, L]."""
@@ -54,10 +69,15 @@ class Written(NamedTuple):
 
 
 def make_reverse(
-    model: Model, spec: DenoiserConfig, schedule: NoiseSchedule, options: SampleConfig
+    model: Model,
+    spec: DenoiserConfig,
+    schedule: NoiseSchedule,
+    options: SampleConfig,
+    *,
+    absorb_rate: float = 0.0,
 ) -> Reverse:
     """Compose the unguided reverse chain, see ``make_chain``."""
-    chain = make_chain(model, spec, schedule, options)
+    chain = make_chain(model, spec, schedule, options, absorb_rate=absorb_rate)
 
     def reverse(
         params: Params, row_keys: jax.Array, input_ids: jax.Array, noise_mask: jax.Array
@@ -75,6 +95,7 @@ def make_chain(
     *,
     make_guidance: MakeGuidance | None = None,
     make_collect: MakeCollect | None = None,
+    absorb_rate: float = 0.0,
 ) -> Callable[..., Written]:
     """Compose a reverse chain: anchors in, noise, the scanned sampler, rounding to ids.
 
@@ -85,14 +106,22 @@ def make_chain(
         options: how to sample.
         make_guidance: what steers the chain; None leaves it unguided.
         make_collect: what to record of every step.
+        absorb_rate: the rate that the model was trained with; DiffuSeq-v2's published ancestral
+            chain (``options.faithful_v2``) absorbs with it, no other does.
 
     Returns:
         (params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L], wanted) -> Written, where
         ``wanted`` goes to ``make_guidance``. Given positions (noise mask False) come back as they
         went in.
+
+    Raises:
+        UserError: a guide for a published chain that has none.
     """
-    sampler = make_sampler(options)
-    grid = step_grid(schedule, options.steps)
+    if options.faithful_v2 and make_guidance is not None:
+        raise UserError(
+            "faithful_v2 repeats a published chain, which has no guidance; leave it out"
+        )
+    grid = make_grid(options, schedule)
 
     def chain(
         params: Params,
@@ -104,15 +133,19 @@ def make_chain(
         head = model.head(params)
         denoise = bind(model, params, temperature=options.temperature)
         anchor = Anchor(model.embed(params, input_ids), noise_mask)
+        mean_embed = params["mean_embed"] if spec.mean_embed else None
+        guidance = make_guidance and make_guidance(params, denoise, anchor, wanted)
+        if options.faithful_v2 and options.sampler == "ddpm":
+            guidance = absorb_after_step(mean_embed, absorb_rate)
         result = sample(
             row_keys,
             denoise,
-            sampler,
+            make_sampler(options, mean_embed),
             grid,
             (input_ids.shape[0], input_ids.shape[1], spec.embed_dim),
             clamp=make_clamp(options, schedule, head.weight),
             anchor=anchor,
-            guidance=make_guidance and make_guidance(params, denoise, anchor, wanted),
+            guidance=guidance,
             self_condition=spec.self_conditioning,
             noise_bound=options.noise_bound or None,
             collect=make_collect and make_collect(head),
@@ -128,11 +161,33 @@ def make_chain(
     return chain
 
 
-def make_sampler(options: SampleConfig) -> Sampler:
-    """Return the sampler that the options name."""
-    if options.sampler == "ddim":
-        return ddim(eta=options.eta)
-    return ddpm(variance=options.variance)
+def make_sampler(options: SampleConfig, mean_embed: jax.Array | None = None) -> Sampler:
+    """Return the sampler that the options name, around ``mean_embed`` [E] where there is one."""
+    if options.sampler == "dpm++":
+        sampler = dpm_solver(
+            order=options.order, method=options.method, faithful_v2=options.faithful_v2
+        )
+    elif options.sampler == "ddim":
+        sampler = ddim(eta=options.eta)
+    elif options.faithful_v2:
+        return diffuseq_v2_ancestral(mean_embed, variance=options.variance)
+    else:
+        sampler = ddpm(variance=options.variance)
+    if mean_embed is None or options.faithful_v2:
+        return sampler
+    return around(sampler, mean_embed)
+
+
+def make_grid(options: SampleConfig, schedule: NoiseSchedule) -> StepInfo:
+    """Return the steps that the options ask for."""
+    steps, spacing = options.steps, options.spacing
+    if options.sampler == "dpm++" and options.faithful_v2:
+        return diffuseq_v2_grid(schedule, steps, spacing=spacing)
+    if options.sampler == "dpm++" and options.method == "singlestep":
+        grid = singlestep_grid(schedule, steps, order=options.order, spacing=spacing)
+    else:
+        grid = step_grid(schedule, steps, spacing=spacing)
+    return shift_time(grid, schedule, options.time_shift)
 
 
 def make_clamp(

@@ -101,7 +101,13 @@ class Generator:
         """
         program = Program.build(config)
         schedule = program.chain_schedule(params, timestep_state)
-        reverse = make_reverse(program.model, config.model, schedule, config.sample)
+        reverse = make_reverse(
+            program.model,
+            config.model,
+            schedule,
+            config.sample,
+            absorb_rate=config.diffusion.absorb_rate,
+        )
         return cls(config, tokenizer, params, jax.jit(reverse))
 
     def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:
@@ -242,4 +248,4 @@ def with_sample_options(config: ExperimentConfig, options: dict[str, Any]) -> Ex
     for name in options:
         if name not in known:
             raise UserError(f"unknown sampling option {name!r}; choose from {sorted(known)}")
-    return replace(config, sample=replace(config.sample, **options))
+    return replace(config, sample=config.sample.changed(**options))

@@ -138,6 +138,9 @@ def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -
             dropout_key=dropout_key,
             self_cond_rate=options.self_cond_rate,
             positions=options.positions,
+            mean_embed=params.get("mean_embed"),
+            absorb_rate=options.absorb_rate,
+            penalty_weight=options.mean_embed_penalty,
         )
 
     return loss

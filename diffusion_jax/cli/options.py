@@ -29,24 +29,36 @@ class SampleOverrides:
     """The reverse process; what is not given stays as the run's configuration says.
 
     Attributes:
-        sampler: "ddpm" (ancestral) or "ddim".
-        steps: sampling steps, from 1 to the training timesteps.
+        sampler: "ddpm" (ancestral), "ddim", or "dpm++" (DPM-Solver++, good with 5 to 50 steps).
+            Another sampler than the run's starts from its own defaults.
+        steps: network calls per text, from 1 to the training timesteps.
+        spacing: where they are made: equal strides in time ("trailing", "leading", "linspace"),
+            denser towards the end ("quadratic"), or uniform in "log_snr".
         eta: DDIM's noise, 0 (deterministic) to 1.
         variance: DDPM's variance.
+        order: of dpm++, 1 to 3.
+        method: of dpm++: reuse earlier estimates, or make "order" calls for each longer step.
+        time_shift: tell the network a time later by this share of the schedule, 0 to below 1.
         clamp: round the estimates to embeddings at "all" steps, in the "last" half, or "none".
         temperature: divides the logits of a model that predicts a token posterior.
         noise_bound: truncate the noise at this many standard deviations; 0 switches it off.
         rounding: final words by the trained "head" or the "nearest" embedding.
+        faithful_v2: DiffuSeq-v2's published chain with its deviations, to repeat its numbers.
     """
 
-    sampler: Literal["ddpm", "ddim"] | None = None
+    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
     steps: int | None = None
+    spacing: Literal["trailing", "leading", "linspace", "quadratic", "log_snr"] | None = None
     eta: float | None = None
     variance: Literal["fixed_small", "fixed_large"] | None = None
+    order: int | None = None
+    method: Literal["multistep", "singlestep"] | None = None
+    time_shift: float | None = None
     clamp: Literal["all", "last", "none"] | None = None
     temperature: float | None = None
     noise_bound: float | None = None
     rounding: Literal["head", "nearest"] | None = None
+    faithful_v2: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given."""

@@ -27,6 +27,9 @@ class DiffusionConfig:
         nll_input: compute the rounding term on the sampled "x_start" (as published) or on the
             network's "prediction".
         self_cond_rate: share of examples trained with their own estimate as an extra input.
+        absorb_rate: DiffuSeq-v2's discrete noise: the probability, at full noise, that a token is
+            replaced by the learned absorbing state (needs model.mean_embed; published: 0.5).
+        mean_embed_penalty: weight of that state's norm in the loss (published: 0.01).
     """
 
     schedule: str = "sqrt"
@@ -38,6 +41,8 @@ class DiffusionConfig:
     positions: Literal["all", "target"] = "all"
     nll_input: Literal["x_start", "prediction"] = "x_start"
     self_cond_rate: float = 0.0
+    absorb_rate: float = 0.0
+    mean_embed_penalty: float = 0.01
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -59,4 +64,16 @@ class DiffusionConfig:
             "diffusion.self_cond_rate",
             self.self_cond_rate,
             "a share between 0 and 1",
+        )
+        require(
+            0.0 <= self.absorb_rate <= 1.0,
+            "diffusion.absorb_rate",
+            self.absorb_rate,
+            "a probability between 0 and 1",
+        )
+        require(
+            self.mean_embed_penalty >= 0,
+            "diffusion.mean_embed_penalty",
+            self.mean_embed_penalty,
+            "0 or more",
         )

@@ -68,10 +68,16 @@ class ExperimentConfig:
             "1 with model.readout 'vector': there are no logits to divide",
         )
         require(
-            not self.model.mean_embed,
-            "model.mean_embed",
-            self.model.mean_embed,
-            "False: runs of DiffuSeq-v2 are not offered yet, its loss is (losses.diffusion_loss)",
+            self.diffusion.absorb_rate == 0 or self.model.mean_embed,
+            "diffusion.absorb_rate",
+            self.diffusion.absorb_rate,
+            "0, or switch on --model.mean-embed",
+        )
+        require(
+            not self.sample.faithful_v2 or self.model.mean_embed,
+            "sample.faithful_v2",
+            self.sample.faithful_v2,
+            "False: it repeats DiffuSeq-v2, and this model has no mean_embed",
         )
 
     def to_json(self) -> str:

@@ -102,4 +102,5 @@ def _batch_bound(
         num_timesteps=num_timesteps,
         variance=variance,
         clamp=clamp,
+        mean_embed=params.get("mean_embed"),
     )

@@ -101,6 +101,7 @@ def likelihood_bound(
     num_timesteps: int | None = None,
     variance: Variance = "matched",
     clamp: bool = False,
+    mean_embed: jax.Array | None = None,
     draws: BoundDraws | None = None,
 ) -> LikelihoodTerms:
     """Estimate the bound for a batch of sentences. Pure; close over ``schedule`` under jit.
@@ -118,6 +119,8 @@ def likelihood_bound(
             of that many equal strata (unbiased). None evaluates all.
         variance: which bound, see the module.
         clamp: round the network's estimates to embeddings (the published script does).
+        mean_embed: float32 [E], the state around which the noise gathers (DiffuSeq-v2); the prior
+            is then N(mean_embed, I).
         draws: recorded noise.
 
     Returns:
@@ -139,22 +142,24 @@ def likelihood_bound(
     head = model.head(params)
     x_start_mean = model.embed(params, input_ids)
     x_start = _draw_x_start(key, schedule, x_start_mean, draws)
+    # The process is the ordinary one in x - centre.
+    centre = jnp.zeros((1, 1, 1)) if mean_embed is None else mean_embed[None, None, :]
     kl = kl_by_timestep(
         key,
-        bind(model, params),
+        _move(bind(model, params), centre),
         schedule,
-        x_start_mean,
-        x_start,
+        x_start_mean - centre,
+        x_start - centre,
         t,
         noise_mask=noise_mask,
         variance=variance,
-        clamp_to=head.weight if clamp else None,
+        clamp_to=head.weight - centre[0] if clamp else None,
         q_noise=None if draws is None else draws.q_noise,
     )
     nll = token_nll(head, x_start, input_ids)
     prior_mean = x_start_mean if variance == "matched" else x_start
     return LikelihoodTerms(
-        prior=_sum(_prior_kl(schedule, prior_mean, variance), noise_mask),
+        prior=_sum(_prior_kl(schedule, prior_mean - centre, variance), noise_mask),
         diffusion=weight * jnp.sum(kl, axis=0),
         rounding_nll=jnp.sum(jnp.where(noise_mask, nll, 0.0), axis=-1),
         num_tokens=jnp.sum(token_mask & noise_mask, axis=-1),
@@ -243,6 +248,15 @@ def summarize(terms: LikelihoodTerms) -> LikelihoodSummary:
         diffusion_per_token=part(terms.diffusion),
         rounding_nll_per_token=part(terms.rounding_nll),
     )
+
+
+def _move(denoise: DenoiseFn, centre: jax.Array) -> DenoiseFn:
+    """Return the network as it looks to latents and estimates that are less by ``centre``."""
+
+    def moved(x_t: jax.Array, time: jax.Array, self_cond: jax.Array | None = None) -> jax.Array:
+        return denoise(x_t + centre, time, self_cond) - centre
+
+    return moved
 
 
 def _check_variance(variance: str) -> None:

@@ -46,16 +46,19 @@ def step_grid(
             range.
     """
     total = len(schedule.alphas_cumprod)
-    if not isinstance(spacing, str):
-        timesteps = _explicit_timesteps(spacing, num_steps, total)
-        nodes = np.append(timesteps, -1.0)
-    else:
+    if isinstance(spacing, str):
         nodes = _spaced_nodes(schedule, spacing, total if num_steps is None else num_steps)
+    else:
+        nodes = np.append(_explicit_timesteps(spacing, num_steps, total), -1.0)
     return _grid(schedule, nodes[:-1], nodes[1:])
 
 
 def singlestep_grid(
-    schedule: NoiseSchedule, num_steps: int, *, order: int, spacing: str = "trailing"
+    schedule: NoiseSchedule,
+    num_steps: int,
+    *,
+    order: int,
+    spacing: str = "trailing",
 ) -> StepInfo:
     """Build the grid of a singlestep solver: blocks of ``order`` network calls.
 
@@ -225,14 +228,13 @@ def _spaced_nodes(schedule: NoiseSchedule, spacing: str, num_steps: int) -> np.n
 def _fractional_nodes(schedule: NoiseSchedule, spacing: str, num_steps: int) -> np.ndarray:
     """Return S+1 falling indices from T-1 to 0, as DPM-Solver's quadratic and logSNR grids."""
     _check_one_schedule(schedule)
-    last = len(schedule.alphas_cumprod) - 1
+    ends = np.array([len(schedule.alphas_cumprod) - 1, 0])
     if spacing == "quadratic":
-        roots = np.linspace(1.0, (last + 1) ** -0.5, num_steps + 1)
-        nodes = (last + 1) * roots**2 - 1.0
+        nodes = np.linspace(*np.sqrt(ends + 1.0), num_steps + 1) ** 2 - 1.0
     else:
-        ends = _half_log_snr(schedule, np.array([last, 0]))
-        nodes = _index_of_half_log_snr(schedule, np.linspace(*ends, num_steps + 1))
-    nodes[[0, -1]] = last, 0
+        half_log_snr = np.linspace(*_half_log_snr(schedule, ends), num_steps + 1)
+        nodes = _index_of_half_log_snr(schedule, half_log_snr)
+    nodes[[0, -1]] = ends
     return nodes
 
 

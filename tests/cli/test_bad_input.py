@@ -262,6 +262,10 @@ def test_reading_a_run_runs_no_code_from_it(refused, run_copy, tmp_path):
         (["--sampling.steps", "0"], "sample.steps = 0"),
         (["--sampling.eta", "0.5"], "sample.eta = 0.5"),
         (["--sampling.steps", "21"], "at most diffusion.timesteps = 20"),
+        (["--sampling.sampler", "dpm++", "--sampling.eta", "1"], "it is for ddim only"),
+        (["--sampling.sampler", "ddim", "--sampling.method", "singlestep"], "for dpm++ only"),
+        (["--sampling.faithful-v2", "True"], "this model has no mean_embed"),
+        (["--sampling.time-shift", "-0.1"], "sample.time_shift = -0.1"),
     ],
     ids=" ".join,
 )

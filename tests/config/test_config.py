@@ -56,8 +56,19 @@ REFUSED = [
     (TrainConfig, {"ema_rates": (1.0,)}, "train.ema_rates"),
     (SampleConfig, {"steps": 0}, "sample.steps"),
     (SampleConfig, {"sampler": "ddim", "eta": 2.0}, "sample.eta = 2.0"),
-    (SampleConfig, {"eta": 0.5}, "--sample.sampler ddim"),
-    (SampleConfig, {"sampler": "ddim", "variance": "fixed_large"}, "--sample.sampler ddpm"),
+    (SampleConfig, {"eta": 0.5}, 'nothing with sampler "ddpm": it is for ddim only'),
+    (SampleConfig, {"sampler": "ddim", "variance": "fixed_large"}, "it is for ddpm only"),
+    (SampleConfig, {"sampler": "ddim", "order": 3}, "it is for dpm++ only"),
+    (SampleConfig, {"method": "singlestep"}, "it is for dpm++ only"),
+    (SampleConfig, {"sampler": "dpm++", "eta": 0.5}, "it is for ddim only"),
+    (SampleConfig, {"sampler": "dpm++", "order": 4}, "1, 2 or 3"),
+    (SampleConfig, {"sampler": "dpm++", "noise_bound": 2.0}, "draws no noise"),
+    (SampleConfig, {"time_shift": 1.0}, "below 1"),
+    (SampleConfig, {"sampler": "ddim", "faithful_v2": True}, "it is for ddpm and dpm++ only"),
+    (SampleConfig, {"faithful_v2": True, "time_shift": 0.1}, "0.0 with faithful_v2"),
+    (SampleConfig, {"faithful_v2": True, "spacing": "linspace"}, "with faithful_v2"),
+    (DiffusionConfig, {"absorb_rate": 1.5}, "a probability"),
+    (DiffusionConfig, {"mean_embed_penalty": -1.0}, "0 or more"),
     (SampleConfig, {"sampler": "ddim", "noise_bound": 2.0}, "draws no noise"),
     (SampleConfig, {"noise_bound": -1.0}, "sample.noise_bound"),
     (MeshConfig, {"data": 0}, "mesh.data"),
@@ -84,12 +95,27 @@ def test_a_value_out_of_range_is_named(section, fields, message):
     [
         ({"sample": SampleConfig(steps=3000)}, "at most diffusion.timesteps = 2000"),
         ({"diffusion": DiffusionConfig(self_cond_rate=0.5)}, "--model.self-conditioning"),
-        ({"model": DenoiserConfig(mean_embed=True)}, "model.mean_embed"),
+        ({"diffusion": DiffusionConfig(absorb_rate=0.5)}, "--model.mean-embed"),
+        ({"sample": SampleConfig(faithful_v2=True)}, "this model has no mean_embed"),
     ],
 )
 def test_sections_that_do_not_fit_together_are_refused(sections, message):
     with pytest.raises(UserError, match=message):
         ExperimentConfig(**sections)
+
+
+def test_another_sampler_brings_its_own_defaults():
+    """What only the old sampler honours falls back; what is given with the new one stays."""
+    old = SampleConfig(variance="fixed_large", noise_bound=2.0, steps=2000, spacing="quadratic")
+    new = old.changed(sampler="dpm++", order=3)
+    assert new == SampleConfig(sampler="dpm++", order=3, steps=2000, spacing="quadratic")
+    assert old.changed(sampler="ddim", eta=1.0).noise_bound == 2.0
+    assert new.changed(sampler="ddim") == SampleConfig(
+        sampler="ddim", steps=2000, spacing="quadratic"
+    )
+    assert old.changed(steps=5).variance == "fixed_large"
+    with pytest.raises(UserError, match=r"sample.eta.*for ddim only"):
+        old.changed(sampler="dpm++", eta=0.5)
 
 
 UNUSUAL = ExperimentConfig(

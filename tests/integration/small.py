@@ -1,7 +1,8 @@
 """The smallest experiments that are real: ``diffusion-jax train tests/integration/small.py``.
 
-Scale "text" learns sentences, "pair" sentences from attributes. ``write_untrained`` makes a run
-directory of one without training, for tests that only need something to read.
+Scale "text" learns sentences, "pair" sentences from attributes, "v2" the same in the manner of
+DiffuSeq-v2. ``write_untrained`` makes a run directory of one without training, for tests that only
+need something to read.
 """
 
 import jax
@@ -25,7 +26,7 @@ FILE = __file__
 
 
 def config(scale="text"):
-    pair = scale == "pair"
+    pair, v2 = scale in ("pair", "v2"), scale == "v2"
     length = 56 if pair else 18
     return ExperimentConfig(
         name=f"small-{scale}",
@@ -46,8 +47,12 @@ def config(scale="text"):
             max_length=length,
             time_dim=8,
             remat="none",
+            mean_embed=v2,
+            dtype="bfloat16" if v2 else "float32",
         ),
-        diffusion=DiffusionConfig(timesteps=20, timestep_sampler="loss_aware"),
+        diffusion=DiffusionConfig(
+            timesteps=20, timestep_sampler="loss_aware", absorb_rate=0.5 if v2 else 0.0
+        ),
         optim=OptimConfig(learning_rate=1e-2),
         train=TrainConfig(
             steps=20,

@@ -1,0 +1,161 @@
+"""What the sampling options compile to, and DiffuSeq-v2 from training to text."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.chain import make_chain, make_grid, make_sampler
+from diffusion_jax.config import SampleConfig
+from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate.corpus_bound import corpus_bound
+from diffusion_jax.experiment import complete, open_data
+from diffusion_jax.program import Program
+from diffusion_jax.samplers import (
+    around,
+    ddim,
+    ddpm,
+    diffuseq_v2_ancestral,
+    diffuseq_v2_grid,
+    dpm_solver,
+    shift_time,
+    singlestep_grid,
+    step_grid,
+)
+from diffusion_jax.schedules import make_schedule
+from tests.integration import small
+
+SCHEDULE = make_schedule("sqrt", 40)
+MU = jnp.asarray([1.0, -2.0])
+
+
+def equal_grids(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_options_become_grids():
+    equal_grids(make_grid(SampleConfig(steps=7), SCHEDULE), step_grid(SCHEDULE, 7))
+    options = SampleConfig(
+        sampler="dpm++", method="singlestep", order=3, steps=9, spacing="log_snr", time_shift=0.1
+    )
+    blocks = singlestep_grid(SCHEDULE, 9, order=3, spacing="log_snr")
+    equal_grids(make_grid(options, SCHEDULE), shift_time(blocks, SCHEDULE, 0.1))
+    for sampler in ("ddpm", "ddim", "dpm++"):
+        options = SampleConfig(sampler=sampler, steps=5, spacing="quadratic")
+        quadratic = step_grid(SCHEDULE, 5, spacing="quadratic")
+        equal_grids(make_grid(options, SCHEDULE), quadratic)
+    published = SampleConfig(sampler="dpm++", faithful_v2=True, steps=5)
+    equal_grids(make_grid(published, SCHEDULE), diffuseq_v2_grid(SCHEDULE, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, around(ddpm(), MU)),
+        ({"variance": "fixed_large"}, around(ddpm(variance="fixed_large"), MU)),
+        ({"sampler": "ddim", "eta": 0.5}, around(ddim(eta=0.5), MU)),
+        ({"sampler": "dpm++", "order": 3}, around(dpm_solver(order=3), MU)),
+        (
+            {"sampler": "dpm++", "method": "singlestep"},
+            around(dpm_solver(method="singlestep"), MU),
+        ),
+        ({"sampler": "dpm++", "faithful_v2": True}, dpm_solver(faithful_v2=True)),
+        ({"faithful_v2": True}, diffuseq_v2_ancestral(MU, variance="fixed_small")),
+    ],
+)
+def test_options_become_samplers(options, wanted):
+    ours = make_sampler(SampleConfig(**options), MU)
+    assert ours.needs_noise == wanted.needs_noise
+    np.testing.assert_array_equal(ours.start_mean, wanted.start_mean)
+    x, first, second = jax.random.normal(jax.random.key(0), (3, 1, 4, 2))
+    steps = [jax.tree.map(lambda field, i=i: field[i], step_grid(SCHEDULE, 5)) for i in (0, 1)]
+    if options.get("method") == "singlestep":
+        steps[1] = steps[1]._replace(history=np.int32(1))
+    ends = []
+    for sampler in (ours, wanted):
+        state = sampler.init(x)
+        for estimate, info in zip((first, second), steps):
+            state, output = sampler.step(state, estimate, info, jnp.ones_like(x))
+        ends.append((state.x_t, output.sigma))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+@pytest.fixture(scope="module")
+def v2():
+    asked = small.config("v2")
+    data = open_data(asked)
+    return Program.build(complete(asked, data.tokenizer)), data
+
+
+def test_training_moves_the_absorbing_state(v2):
+    """By its penalty, and by the noise around it; absorbed tokens change the loss."""
+    program, data = v2
+    params = program.make_state(jax.random.key(0)).params
+    rows = jax.tree.map(jnp.asarray, data.train.rows(np.arange(8)))
+    t = jnp.arange(8) * 2 + 4
+
+    def loss(params, options):
+        other = dataclasses.replace(program.config.diffusion, **options)
+        build = Program.build(dataclasses.replace(program.config, diffusion=other)).loss
+        return jnp.mean(build(params, jax.random.key(1), rows, t, None).total())
+
+    gradients = {}
+    for name, options in {
+        "as configured": {},
+        "no penalty": {"mean_embed_penalty": 0.0},
+        "no absorption": {"absorb_rate": 0.0},
+    }.items():
+        gradients[name] = jax.jit(jax.grad(lambda p, o=options: loss(p, o)))(params)["mean_embed"]
+    assert all(np.linalg.norm(g) > 1e-4 for g in gradients.values())
+    penalty = gradients["as configured"] - gradients["no penalty"]
+    direction = params["mean_embed"] / jnp.linalg.norm(params["mean_embed"])
+    np.testing.assert_allclose(penalty, 0.01 * direction, rtol=1e-2, atol=1e-5)
+    assert np.abs(gradients["as configured"] - gradients["no absorption"]).max() > 1e-4
+
+
+def test_the_bound_is_that_of_the_moved_process(v2):
+    """With the absorbing state at the origin it is the ordinary bound, and elsewhere not."""
+    program, data = v2
+    params = program.make_state(jax.random.key(0)).params
+    store, tokenizer = data.validation, data.tokenizer
+    options = {"num_rows": 4, "num_timesteps": 4, "batch_size": 4}
+    plain = {name: leaf for name, leaf in params.items() if name != "mean_embed"}
+
+    def bound(params):
+        return corpus_bound(program, params, store, tokenizer, **options).nats_per_sentence
+
+    at_origin = bound(params | {"mean_embed": jnp.zeros(8)})
+    np.testing.assert_allclose(at_origin, bound(plain), rtol=1e-5)
+    assert abs(bound(params | {"mean_embed": jnp.full(8, 3.0)}) - at_origin) > 1.0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return small.write_untrained(tmp_path_factory.mktemp("v2") / "run", "v2")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": "dpm++", "order": 3, "steps": 5, "time_shift": 0.1},
+        pytest.param({"faithful_v2": True, "steps": 5}, marks=pytest.mark.slow),
+        pytest.param({"sampler": "dpm++", "faithful_v2": True, "steps": 5}, marks=pytest.mark.slow),
+    ],
+)
+def test_generation(run, options):
+    writer = dj.Generator.from_checkpoint(run, **options)
+    sources = [pair.src for pair in dj.load_grammar("small").data_to_text(5, 3, "test")]
+    texts = [generation.candidates[0] for generation in writer.generate(sources)]
+    assert all(texts)
+    assert texts[1:2] == [
+        generation.candidates[0] for generation in writer.generate(sources[1:2], first_index=1)
+    ]
+
+
+def test_a_published_chain_takes_no_guide():
+    options = SampleConfig(faithful_v2=True)
+    with pytest.raises(UserError, match="no guidance"):
+        make_chain(None, None, SCHEDULE, options, make_guidance=lambda *a: None)
