@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.config import ClassifierRunConfig, DiffusionConfig, ExperimentConfig
+from diffusion_jax.config import ClassifierRunConfig, ExperimentConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance import classifiers
 from diffusion_jax.models.classifier import Classifier, noise_aware_classifier
@@ -35,17 +35,18 @@ from diffusion_jax.text.trees import Span
 from diffusion_jax.types import LogProbFn, Params
 from diffusion_jax.workdir import Workdir
 
-LABELS_FILE = "labels.json"
 Labels = TypeVar("Labels", AttributeLabels, TagLabels, SpanLabels)
 
 
-def embedding_fingerprint(embedding: jax.Array, diffusion: DiffusionConfig) -> str:
-    """Return a digest of an embedding table [V, E] and of the noise that is added to it.
+def embedding_fingerprint(params: Params, config: ExperimentConfig) -> str:
+    """Return a digest of a denoiser's embedding table and of the noise that is added to it.
 
     A classifier reads noisy embeddings, so it fits these two and nothing else.
     """
-    digest = hashlib.sha256(np.asarray(embedding, np.float32).tobytes())
-    digest.update(f"{diffusion.schedule} {diffusion.timesteps}".encode())
+    digest = hashlib.sha256(np.asarray(params["embedding"], np.float32).tobytes())
+    scaled = " normalised" if config.model.normalize_embedding else ""
+    noise = f"{config.diffusion.schedule} {config.diffusion.timesteps}"
+    digest.update(f"{noise}{scaled}".encode())
     return digest.hexdigest()
 
 
@@ -106,7 +107,7 @@ class TrainedClassifier:
             params: of the denoiser that is sampled from.
             config: of its run.
         """
-        if embedding_fingerprint(params["embedding"], config.diffusion) != self.config.fingerprint:
+        if embedding_fingerprint(params, config) != self.config.fingerprint:
             raise UserError(
                 f"the classifier in {self.path} was trained on other embeddings or another noise "
                 f"schedule (those of {self.config.checkpoint}) than this model has; train one with "
@@ -134,7 +135,7 @@ class TrainedClassifier:
 
 def read_labels(directory: Workdir) -> LabelSet:
     """Return the labels of a classifier's directory; raises UserError where there are none."""
-    path = directory.path / LABELS_FILE
+    path = directory.labels_file
     try:
         return labels_from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

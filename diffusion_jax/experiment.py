@@ -81,6 +81,15 @@ def open_validation(config: ExperimentConfig, tokenizer: Tokenizer) -> TokenStor
     return corpus and _build_store(config.data, corpus, tokenizer)
 
 
+def open_corpora(data: DataConfig) -> tuple[Corpus, Corpus | None]:
+    """Open the training corpus, and the validation corpus where there is one.
+
+    Raises:
+        UserError: anything wrong with the files.
+    """
+    return _open(data, data.corpus, "train", data.size), _open_validation_corpus(data)
+
+
 def _build_store(data: DataConfig, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
     packing = Packing(data.length, data.packing, data.on_long)
     return build_store(corpus, tokenizer, packing, cache_dir=data.cache or None)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax import keys
 from diffusion_jax.config import OptimConfig, TrainConfig
+from diffusion_jax.scale.agreement import together
 from diffusion_jax.scale.mesh import batch_block, place_batch
 from diffusion_jax.scale.sharding import (
     abstract_with_shardings,
@@ -21,6 +22,7 @@ from diffusion_jax.scale.sharding import (
     state_shardings,
 )
 from diffusion_jax.text.loader import EvalLoader, Loader, RowTable
+from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.timesteps import TimestepSampler
 from diffusion_jax.train.events import Every
 from diffusion_jax.train.hooks import Validate
@@ -32,7 +34,7 @@ from diffusion_jax.train.state import TrainState, ema_name, init_state
 from diffusion_jax.train.step import LossFn, TrainStep, make_train_step
 from diffusion_jax.train.validation import make_validation
 from diffusion_jax.types import Params
-from diffusion_jax.workdir import Workdir
+from diffusion_jax.workdir import AnyConfig, Workdir
 
 
 class Learner(NamedTuple):
@@ -137,6 +139,40 @@ def place_learner(learner: Learner, mesh: Mesh) -> Placed:
     abstract = jax.eval_shape(learner.make_state, jax.random.key(0))
     shardings = state_shardings(mesh, abstract, learner.logical_axes(), learner.optimizer.init)
     return Placed(learner, mesh, abstract, shardings)
+
+
+def start_run(
+    directory: Workdir,
+    config: AnyConfig,
+    tokenizer: Tokenizer,
+    held: contextlib.ExitStack,
+    *,
+    going_on: bool,
+    labels: Mapping[str, Any] | None = None,
+) -> None:
+    """Keep other runs out of the directory and write what a run begins with.
+
+    One process does so for all of them. The configuration goes last.
+
+    Args:
+        directory: of the run.
+        config: complete.
+        tokenizer: text to ids.
+        held: keeps the lock until the run has ended.
+        going_on: whether the run has begun before.
+        labels: of a classifier, as JSON values.
+    """
+    with together():
+        if jax.process_index() == 0:
+            held.enter_context(directory.lock())
+            if going_on:
+                directory.write_config(config)
+            else:
+                if labels is not None:
+                    directory.write_labels(labels)
+                directory.create(config, tokenizer)
+    with together():
+        directory.check_shared()
 
 
 class Outputs(NamedTuple):

@@ -12,8 +12,10 @@ It is what `train` writes, and the only thing that `sample` and `generate` need.
 runs code from it.
 """
 
+import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ RESUMABLE = (
     "mesh.",
 )
 # What a start that was cut short may leave behind.
-_LEFTOVERS = ("tokenizer", "config.json.tmp", "data", lock.FILE)
+_LEFTOVERS = ("tokenizer", "config.json.tmp", "data", "labels.json", lock.FILE)
 
 
 class Workdir:
@@ -68,6 +70,11 @@ class Workdir:
     def tokenizer_dir(self) -> Path:
         """Where the tokenizer lies."""
         return self.path / "tokenizer"
+
+    @property
+    def labels_file(self) -> Path:
+        """Where a classifier keeps what it tells apart."""
+        return self.path / "labels.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -113,6 +120,12 @@ class Workdir:
             time.sleep(0.2)
             if self.path.is_dir():
                 os.listdir(self.path)  # Some file systems look again only then.
+
+    def write_labels(self, labels: Mapping[str, Any]) -> None:
+        """Store what a classifier tells apart, before its configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(labels, ensure_ascii=False, indent=2) + "\n"
+        self.labels_file.write_text(text, encoding="utf-8")
 
     def write_config(self, config: AnyConfig) -> None:
         """Store the configuration, also that of a run that goes on with other display options."""

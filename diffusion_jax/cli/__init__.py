@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train the model of an experiment file, or resume it",
     "sample": "write new sentences with a trained model",
     "generate": "write a target for each source line with a trained sequence-to-sequence model",
+    "train-classifier": "train what steers a model: attributes, parts of speech or syntax",
     "evaluate": "score generated texts against references: BLEU, ROUGE-L, diversity, MBR",
     "convert": "bring in a published or shared model, or write one to share",
     "likelihood": "bound the negative log-likelihood of a corpus under a trained model",
@@ -74,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
         raise UserError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
     # Orbax speaks through absl's logger about every array; our own messages are what a user needs.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    return importlib.import_module(f"diffusion_jax.cli.{name}").main(rest)
+    return importlib.import_module(f"diffusion_jax.cli.{name.replace('-', '_')}").main(rest)
 
 
 def _usage() -> str:

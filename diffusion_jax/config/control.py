@@ -10,6 +10,17 @@ from diffusion_jax.config.data import DataConfig
 from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
 from diffusion_jax.models.shape import ClassifierConfig
 
+# A few minutes on two CPU cores for rows of some twenty tokens.
+CLASSIFIER_OPTIM = OptimConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=1.0)
+CLASSIFIER_TRAIN = TrainConfig(
+    steps=3000,
+    batch_size=64,
+    ema_rates=(0.99,),
+    validate_every=1000,
+    preview_every=0,
+    checkpoint_every=1000,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRunConfig:
@@ -39,13 +50,19 @@ class ClassifierRunConfig:
     clean_rate: float = 0.05
     data: DataConfig = field(default_factory=DataConfig)
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = CLASSIFIER_OPTIM
+    train: TrainConfig = CLASSIFIER_TRAIN
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require(0 <= self.clean_rate <= 1, "clean_rate", self.clean_rate, "a share from 0 to 1")
+        require(
+            self.train.preview_every == 0,
+            "train.preview_every",
+            self.train.preview_every,
+            "0: a classifier writes no samples",
+        )
 
     def to_json(self) -> str:
         """Return the configuration as indented JSON."""

@@ -69,7 +69,8 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
         """Run the network on ``x`` [B, L, E] and ``time`` [B]."""
         spec = self.spec
-        hidden = position_rows(self, spec, x.shape[1])[None]
+        assert spec.max_length is not None
+        hidden = position_rows(self, spec, spec.max_length)[None, : x.shape[1]]
         hidden = hidden + project(spec, x, spec.hidden_dim, "up").astype(jnp.float32)
         if spec.task == "attribute":
             hidden = jnp.concatenate([self._summary_row(x.shape[0]), hidden], axis=1)

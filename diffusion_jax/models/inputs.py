@@ -38,15 +38,14 @@ def time_vector(spec: BlockSpec, time_dim: int, time: jax.Array) -> jax.Array:
     )(jax.nn.silu(x))
 
 
-def position_rows(module: nn.Module, spec: BlockSpec, length: int) -> jax.Array:
-    """Return the first rows [length, D] of the table of learned positions."""
+def position_rows(module: nn.Module, spec: BlockSpec, max_length: int) -> jax.Array:
+    """Return the table [max_length, D] of learned positions."""
     scale = 1.0 if spec.init == "torch" else 0.02
-    table = module.param(
+    return module.param(
         "positions",
         named_axes(nn.initializers.normal(scale), (None, "embed")),
-        (spec.max_length, spec.hidden_dim),
+        (max_length, spec.hidden_dim),
     )
-    return table[:length]
 
 
 def project(spec: BlockSpec, x: jax.Array, out_dim: int, name: str) -> jax.Array:

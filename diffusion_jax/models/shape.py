@@ -7,7 +7,7 @@ from diffusion_jax.errors import UserError
 
 ClassifierTask = Literal["attribute", "pos", "tree"]
 
-_SIZES = ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "max_length")
+_SIZES = ("hidden_dim", "num_layers", "num_heads", "mlp_dim")
 _CHOICES = {
     "norm": ("post", "pre"),
     "init": ("lecun", "torch"),
@@ -27,8 +27,6 @@ class TransformerShape:
         num_layers: number of blocks.
         num_heads: attention heads; must divide ``hidden_dim``.
         mlp_dim: width of the feed-forward layers.
-        max_length: rows of the position table, the longest sequence the network accepts; None until
-            the data is known.
         dropout: probability of dropping a hidden unit, in [0, 1).
         attention_dropout: probability of dropping an attention weight, in [0, 1).
         norm: "pre" (default) or "post" (BERT) LayerNorm.
@@ -42,7 +40,6 @@ class TransformerShape:
     num_layers: int = 2
     num_heads: int = 4
     mlp_dim: int = 512
-    max_length: int | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
     norm: str = "pre"
@@ -64,9 +61,7 @@ class TransformerShape:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in _SIZES:
-            value = getattr(self, name)
-            holds = value is None if name == "max_length" else False
-            self._require(holds or (value is not None and value >= 1), name, "at least 1")
+            self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("dropout", "attention_dropout"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         for name, allowed in _CHOICES.items():
@@ -93,12 +88,15 @@ class ClassifierConfig(TransformerShape):
         num_classes: how many labels; "attribute": summed over the fields. None until the labels
             are known.
         embed_dim: E, width of the latents; None until the checkpoint is known.
+        max_length: rows of the position table, the longest sequence the network accepts; None until
+            the checkpoint is known.
         time_dim: width of the sinusoidal time features.
     """
 
     task: ClassifierTask = "attribute"
     num_classes: int | None = None
     embed_dim: int | None = None
+    max_length: int | None = None
     time_dim: int = 64
 
     def __post_init__(self) -> None:
@@ -106,6 +104,6 @@ class ClassifierConfig(TransformerShape):
         super().__post_init__()
         self._require(self.task in ("attribute", "pos", "tree"), "task", "attribute, pos or tree")
         self._require(self.time_dim >= 1, "time_dim", "at least 1")
-        for name in ("num_classes", "embed_dim"):
+        for name in ("num_classes", "embed_dim", "max_length"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "at least 1, or unset")

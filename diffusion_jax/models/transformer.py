@@ -35,7 +35,7 @@ class Denoiser(nn.Module):
     def __call__(self, x_in: jax.Array, time: jax.Array) -> jax.Array:
         """Run the network on ``x_in`` [B, L, input_dim] and ``time`` [B]; float32 [B, L, E]."""
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-        hidden = position_rows(self, spec, x_in.shape[1])[None]
+        hidden = position_rows(self, spec, spec.max_length)[None, : x_in.shape[1]]
         hidden = hidden + self._project_in(x_in).astype(jnp.float32)
         hidden = hidden + time_vector(spec, spec.time_dim, time)[:, None, :]
         hidden = LayerNorm(spec.norm_eps, name="input_norm")(hidden)

@@ -14,7 +14,6 @@ import numpy as np
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.example import Example
-from diffusion_jax.text.tokenizers.base import Tokenizer
 from diffusion_jax.text.trees import Span, check_nested, join_spans, parse_tree
 
 FREE = -1
@@ -282,31 +281,3 @@ def _missing(example: Example, where: str, field: str, form: str) -> UserError:
         f"{where}, example {example.id}: no {field!r} in it (there is: "
         f"{', '.join(example.fields) or 'nothing but text'}); it must be {form}"
     )
-
-
-def word_positions(text: str, tokenizer: Tokenizer) -> list[range]:
-    """Return which tokens each word of ``text`` becomes (words stand between spaces).
-
-    A word tokenizer makes one token of each; a subword tokenizer several, and then all pieces of a
-    word get its tag, and a span runs from the first piece of its first word to the last piece of
-    its last.
-
-    Raises:
-        UserError: encoding word by word differs from encoding the text, so that nobody can say
-            which token belongs to which word.
-    """
-    # A newline is a token of its own, see the word tokenizer.
-    words = text.replace("\n", " \n ").split(" ")
-    ids: list[int] = []
-    ranges: list[range] = []
-    for word in words:
-        if word:
-            piece = tokenizer.encode(word)
-            ranges.append(range(len(ids), len(ids) + len(piece)))
-            ids += piece
-    if ids != tokenizer.encode(text):
-        raise UserError(
-            f"the tokenizer ({tokenizer.kind}) does not split {text!r} word by word, so that "
-            "labels of words cannot be given to its tokens"
-        )
-    return ranges

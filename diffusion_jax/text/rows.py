@@ -109,11 +109,31 @@ class CorpusPacker:
             id_lists = (self._encode(example.text) for example in self._examples())
             rows = pack_blocks(id_lists, self._options.length, self._tokenizer)
         else:
-            packed = (self._pack(example) for example in self._examples())
-            rows = (row for row in packed if row is not None)
+            rows = (row for _, row in self._packed())
         for row in rows:
             self.report.rows += 1
             yield row
+
+    def with_examples(self) -> Iterator[tuple[Example, Row]]:
+        """Yield every example that is not dropped with its row (mode ``"pad"``), once.
+
+        Raises:
+            UserError: The mode is ``"block"``, in which a row holds several examples.
+        """
+        if self._options.mode == "block":
+            raise UserError(
+                f'{self._corpus.describe}: rows of mode "block" hold several texts, so that labels '
+                'of texts do not belong to rows; use mode "pad"'
+            )
+        for example, row in self._packed():
+            self.report.rows += 1
+            yield example, row
+
+    def _packed(self) -> Iterator[tuple[Example, Row]]:
+        for example in self._examples():
+            row = self._pack(example)
+            if row is not None:
+                yield example, row
 
     def _examples(self) -> Iterator[Example]:
         for example in self._corpus:

@@ -12,7 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from diffusion_jax.train.events import StepEvent
 
-_SHOWN = ("total", "mse", "cross_entropy", "prior", "rounding_nll", "grad_norm")
+_SHOWN = (
+    *("total", "mse", "cross_entropy", "prior", "rounding_nll", "nll", "accuracy"),
+    "grad_norm",
+)
 
 
 class ProgressReport:

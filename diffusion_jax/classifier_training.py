@@ -1,0 +1,288 @@
+"""Train a noise-aware classifier on the embeddings and the noise of a trained run."""
+
+import contextlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffusion_jax.classifier_run import (
+    TrainedClassifier,
+    embedding_fingerprint,
+    read_labels,
+)
+from diffusion_jax.config import (
+    ClassifierRunConfig,
+    DataConfig,
+    ExperimentConfig,
+    MeshConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN
+from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate.noise_accuracy import NoiseAccuracy, accuracy_by_noise
+from diffusion_jax.experiment import open_corpora
+from diffusion_jax.models.classifier import Classifier, noise_aware_classifier
+from diffusion_jax.models.shape import ClassifierConfig, TransformerShape
+from diffusion_jax.models.transformer import transformer_denoiser
+from diffusion_jax.scale.agreement import together
+from diffusion_jax.scale.mesh import check_batch_size, make_mesh
+from diffusion_jax.schedules import make_schedule
+from diffusion_jax.text.labelled import LabelledRows, build_labelled
+from diffusion_jax.text.labels import AttributeLabels, LabelSet, collect_labels, labels_to_json
+from diffusion_jax.text.rows import Packing
+from diffusion_jax.text.tokenizers import Tokenizer
+from diffusion_jax.timesteps import stratified
+from diffusion_jax.train.classifier_loss import make_classifier_loss
+from diffusion_jax.train.loop import FitResult
+from diffusion_jax.train.metrics import require_tensorboard
+from diffusion_jax.train.progress import ProgressReport
+from diffusion_jax.training_run import (
+    Learner,
+    averaged_params,
+    make_learner,
+    place_learner,
+    run_training,
+    start_run,
+    validation_hooks,
+)
+from diffusion_jax.types import Params
+from diffusion_jax.workdir import Workdir
+
+ACCURACY_FILE = "accuracy.json"
+DRAWING_FILE = "accuracy.svg"
+
+
+class ClassifierResult(NamedTuple):
+    """What a training leaves in memory.
+
+    Attributes:
+        trained: the classifier with averaged parameters.
+        fit: how the run ended.
+        accuracy: by noise level on held-out rows; None where there are none, or where a signal
+            stopped the run.
+    """
+
+    trained: TrainedClassifier
+    fit: FitResult
+    accuracy: NoiseAccuracy | None
+
+
+@dataclass(frozen=True)
+class BaseRun:
+    """The run whose embeddings a classifier reads.
+
+    Attributes:
+        path: its directory.
+        config: its configuration.
+        tokenizer: its tokenizer.
+        embedding: its embedding table as the denoiser uses it, float32 [V, E].
+        fingerprint: see ``embedding_fingerprint``.
+    """
+
+    path: Path
+    config: ExperimentConfig
+    tokenizer: Tokenizer
+    embedding: np.ndarray
+    fingerprint: str
+
+
+def read_base(checkpoint: str | Path, *, weights: str = "ema") -> BaseRun:
+    """Read what a classifier needs of a run.
+
+    Raises:
+        UserError: no run, a damaged one, or one of pairs.
+    """
+    directory = Workdir(checkpoint)
+    config = directory.read_config()
+    if config.data.task == "pair":
+        raise UserError(
+            f"{checkpoint} is a model of pairs; classifiers steer models of single texts "
+            "(data.task text)"
+        )
+    params = directory.read_params(config, weights=weights)
+    embedding = np.asarray(transformer_denoiser(config.model).head(params).weight, np.float32)
+    return BaseRun(
+        directory.path,
+        config,
+        directory.read_tokenizer(),
+        embedding,
+        embedding_fingerprint(params, config),
+    )
+
+
+def classifier_config(
+    task: str,
+    base: BaseRun,
+    *,
+    data: DataConfig | None = None,
+    shape: TransformerShape | None = None,
+    optim: OptimConfig = CLASSIFIER_OPTIM,
+    train: TrainConfig = CLASSIFIER_TRAIN,
+    mesh: MeshConfig | None = None,
+) -> ClassifierRunConfig:
+    """Return the configuration of a training; the number of classes is filled in by ``train``.
+
+    Args:
+        task: "attribute", "pos" or "tree".
+        base: the run to steer.
+        data: labelled corpus; default the run's own.
+        shape: of the Transformer.
+        optim: optimiser.
+        train: the loop.
+        mesh: devices.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    values = {"task": task, "embed_dim": base.embedding.shape[1]}
+    model = ClassifierConfig(
+        **asdict(shape or TransformerShape()), **values, max_length=base.config.data.length
+    )
+    data = data or base.config.data
+    # Rows are the run's own; labelled ones are held in memory.
+    kept = base.config.data
+    data = replace(data, length=kept.length, packing=kept.packing, cache="")
+    return ClassifierRunConfig(
+        name=f"{base.config.name}-{task}",
+        checkpoint=str(base.path),
+        fingerprint=base.fingerprint,
+        schedule=base.config.diffusion.schedule,
+        timesteps=base.config.diffusion.timesteps,
+        data=data,
+        model=model,
+        optim=optim,
+        train=train,
+        mesh=mesh or MeshConfig(),
+    )
+
+
+def train_classifier(
+    config: ClassifierRunConfig,
+    base: BaseRun,
+    workdir: str | Path,
+    *,
+    resume: bool = False,
+    report: ProgressReport | None = None,
+) -> ClassifierResult:
+    """Train, or go on training, a classifier; keep everything in ``workdir``.
+
+    Args:
+        config: as from ``classifier_config``.
+        base: the run to steer.
+        workdir: directory of the classifier; new or empty, unless ``resume``.
+        resume: continue from the newest intact checkpoint; starts where there is none.
+        report: where progress goes; default standard error.
+
+    Raises:
+        UserError: anything wrong with data, labels, configuration or directory, before any
+            compilation.
+    """
+    directory = Workdir(workdir)
+    with contextlib.ExitStack() as held:
+        with together():
+            going_on = resume and directory.is_run()
+            if not going_on:
+                directory.check_unused()
+            mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+            check_batch_size(mesh, config.train.batch_size, config.train.microbatches)
+            labels = read_labels(directory) if going_on else None
+            labels, rows, held_out = _labelled(config, base.tokenizer, labels)
+            config = replace(config, model=replace(config.model, num_classes=labels.num_classes))
+            if going_on:
+                directory.check_same_run(config)
+            if config.train.tensorboard:
+                require_tensorboard()
+            classifier = noise_aware_classifier(config.model)
+            placed = place_learner(_learner(config, classifier, base.embedding, labels), mesh)
+        # All that can be wrong with the input has been looked at: now the disk may change.
+        start_run(
+            directory,
+            config,
+            base.tokenizer,
+            held,
+            going_on=going_on,
+            labels=labels_to_json(labels),
+        )
+        report = report or ProgressReport()
+        report.print(config.to_json().rstrip())
+        report.print(f"{labels.num_classes} classes; training on {rows.report}")
+        result = run_training(
+            directory,
+            placed,
+            rows,
+            metadata={"tokenizer": base.tokenizer.fingerprint()},
+            report=report,
+            state_hooks=lambda outputs: validation_hooks(placed, held_out, outputs),
+        )
+    params = averaged_params(config.train, result.state)
+    trained = TrainedClassifier(config, labels, classifier, params, base.tokenizer, directory.path)
+    accuracy = None
+    if held_out is not None and result.stopped_by is None:
+        accuracy = measure(trained, base.embedding, held_out)
+        write_accuracy(directory, accuracy)
+    return ClassifierResult(trained, result, accuracy)
+
+
+def field_slices(labels: LabelSet) -> list[tuple[int, int]] | None:
+    """Return (first, one past the last) logit of each field, or None for the other tasks."""
+    if not isinstance(labels, AttributeLabels):
+        return None
+    return [(part.start, part.stop) for part in labels.slices.values()]
+
+
+def measure(trained: TrainedClassifier, embedding: np.ndarray, rows: LabelledRows) -> NoiseAccuracy:
+    """Measure a classifier on held-out rows by noise level."""
+    params: Params = jax.device_put(jax.device_get(trained.params))
+    return accuracy_by_noise(
+        trained.classifier,
+        params,
+        embedding,
+        make_schedule(trained.config.schedule, trained.config.timesteps),
+        rows,
+        trained.task,
+        slices=field_slices(trained.labels),
+    )
+
+
+def write_accuracy(directory: Workdir, accuracy: NoiseAccuracy) -> None:
+    """Write the figures and their drawing beside the checkpoints."""
+    if jax.process_index() == 0:
+        (directory.path / ACCURACY_FILE).write_text(accuracy.to_json(), encoding="utf-8")
+        (directory.path / DRAWING_FILE).write_text(accuracy.to_svg(), encoding="utf-8")
+
+
+def _labelled(
+    config: ClassifierRunConfig, tokenizer: Tokenizer, labels: LabelSet | None
+) -> tuple[LabelSet, LabelledRows, LabelledRows | None]:
+    """Open the corpora; collect the labels where none are given."""
+    corpus, validation = open_corpora(config.data)
+    packing = Packing(config.data.length, config.data.packing, config.data.on_long)
+    labels = labels or collect_labels(config.model.task, iter(corpus), corpus.describe)
+    train_rows = build_labelled(corpus, tokenizer, packing, labels)
+    held_out = validation and build_labelled(validation, tokenizer, packing, labels)
+    return labels, train_rows, held_out
+
+
+def _learner(
+    config: ClassifierRunConfig, classifier: Classifier, embedding: np.ndarray, labels: LabelSet
+) -> Learner:
+    loss = make_classifier_loss(
+        classifier,
+        embedding,
+        make_schedule(config.schedule, config.timesteps),
+        slices=field_slices(labels),
+        clean_rate=config.clean_rate,
+    )
+    return make_learner(
+        classifier.init,
+        classifier.logical_axes,
+        loss,
+        stratified(config.timesteps),
+        config.timesteps,
+        config.optim,
+        config.train,
+    )

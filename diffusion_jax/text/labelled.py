@@ -1,0 +1,204 @@
+"""Labelled rows: a corpus packed as for the denoiser, with the labels of a classifier beside it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.text.example import Corpus, Example
+from diffusion_jax.text.labels import (
+    ABSENT,
+    FREE,
+    AttributeLabels,
+    LabelSet,
+    SpanLabels,
+    TagLabels,
+    lookup,
+    read_attributes,
+    read_spans,
+    read_tags,
+)
+from diffusion_jax.text.packing import Row
+from diffusion_jax.text.rows import CorpusPacker, Packing, PackingReport
+from diffusion_jax.text.tokenizers.base import Tokenizer
+from diffusion_jax.text.trees import Span
+
+NEWLINE = "\n"
+_NEWLINE_TAG = "X"
+
+
+class LabelledRows:
+    """A table of packed rows with labels, in memory; ``text.loader`` reads it.
+
+    Attributes:
+        labels: what the numbers mean.
+        input_ids: int32 [N, L].
+        targets: "attribute": int32 [N, F]; "pos": int32 [N, L]; "tree": one tuple of
+            (first position, last position, label number) per row.
+        report: what happened to the corpus.
+    """
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        input_ids: np.ndarray,
+        targets: Any,
+        report: PackingReport,
+    ):
+        self.labels = labels
+        self.input_ids = input_ids
+        self.targets = targets
+        self.report = report
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the given rows.
+
+        Returns:
+            ``input_ids`` [B, L] int32, ``noise_mask`` [B, L] bool (all true) and ``targets`` int32:
+            [B, F], [B, L] or [B, L, L]; ``FREE`` where there is nothing to learn.
+        """
+        ids = self.input_ids[indices]
+        if isinstance(self.labels, SpanLabels):
+            targets = np.stack([_chart(self.targets[i], ids.shape[1]) for i in indices])
+        else:
+            targets = np.asarray(self.targets)[indices]
+        return {"input_ids": ids, "noise_mask": np.ones(ids.shape, np.bool_), "targets": targets}
+
+
+def build_labelled(
+    corpus: Corpus, tokenizer: Tokenizer, packing: Packing, labels: LabelSet
+) -> LabelledRows:
+    """Pack a labelled corpus in one pass.
+
+    Args:
+        corpus: single texts with ``attributes``, ``pos``, or ``tree`` (or ``spans``).
+        tokenizer: of the run that the classifier is for.
+        packing: as the run has it.
+        labels: what to look for; a span label that is not in it is left out.
+
+    Raises:
+        UserError: an example lacks its labels or they do not fit its words, the corpus holds pairs,
+            or no row results.
+    """
+    if corpus.paired:
+        raise UserError(
+            f"{corpus.describe}: holds pairs; a classifier is trained on single texts (task text)"
+        )
+    packer = CorpusPacker(corpus, tokenizer, packing)
+    ids, targets = [], []
+    for example, row in packer.with_examples():
+        try:
+            targets.append(_targets(example, row, tokenizer, labels, corpus.describe))
+        except UserError as error:
+            place = f"{corpus.describe}, example {example.id}"
+            raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
+        ids.append(row.input_ids)
+    if not ids:
+        raise UserError(f"{corpus.describe}: no row is left ({packer.report})")
+    table = targets if isinstance(labels, SpanLabels) else np.stack(targets)
+    return LabelledRows(labels, np.stack(ids), table, packer.report)
+
+
+def _targets(
+    example: Example, row: Row, tokenizer: Tokenizer, labels: LabelSet, where: str
+) -> np.ndarray | tuple[tuple[int, int, int], ...]:
+    if isinstance(labels, AttributeLabels):
+        return _field_values(read_attributes(example, where), labels)
+    words = word_positions(example.text, tokenizer)
+    if isinstance(labels, TagLabels):
+        tags = _tags_of_words(read_tags(example, where), example.text)
+        return _tag_row(tags, words, row, tokenizer, labels)
+    count, spans = read_spans(example, where)
+    written = len(_words(example.text)) - example.text.endswith(NEWLINE)
+    if count is not None and count not in (written, len(words)):
+        raise UserError(f"the tree has {count} words, but the text {written}")
+    return _span_cells(spans, words, row, labels)
+
+
+def _field_values(said: Mapping[str, str], labels: AttributeLabels) -> np.ndarray:
+    """Return a label per field; FREE where the value is none of those that are told apart."""
+    known = {name: v for name, v in said.items() if v in labels.fields.get(name, ())}
+    values = labels.encode(known, rest=ABSENT)
+    unknown = [name in said and name not in known for name in labels.fields]
+    return np.where(unknown, FREE, values).astype(np.int32)
+
+
+def _tags_of_words(tags: Sequence[str], text: str) -> list[str]:
+    """Return one tag for each word; a line end that nobody tagged gets one."""
+    words = _words(text)
+    if len(tags) == len(words) - 1 and words[-1] == NEWLINE:
+        tags = [*tags, _NEWLINE_TAG]
+    if len(tags) != len(words):
+        raise UserError(f"there are {len(tags)} tags for the {len(words)} words of the text")
+    return list(tags)
+
+
+def _tag_row(
+    tags: Sequence[str], words: list[range], row: Row, tokenizer: Tokenizer, labels: TagLabels
+) -> np.ndarray:
+    """Return the tag of each position; those of the special tokens are their own."""
+    targets = np.full(len(row.input_ids), FREE, np.int32)
+    special = {"START": tokenizer.start_id, "END": tokenizer.end_id, "PAD": tokenizer.pad_id}
+    for name, token_id in special.items():
+        targets[row.input_ids == token_id] = labels.tags.index(name)
+    for tag, tokens in zip(tags, words):
+        # Token 0 stands behind START; what was cut off has no position.
+        positions = [token + 1 for token in tokens if token + 1 < len(targets)]
+        targets[positions] = lookup(tag, labels.tags, "tag")
+    return targets
+
+
+def _span_cells(
+    spans: Sequence[Span], words: list[range], row: Row, labels: SpanLabels
+) -> tuple[tuple[int, int, int], ...]:
+    cells = []
+    for start, end, label in spans:
+        if not 0 <= start <= end < len(words):
+            raise UserError(f"span {start}:{end} is not inside the {len(words)} words of the text")
+        first, last = words[start].start + 1, words[end].stop
+        if last < len(row.input_ids) and label in labels.labels:
+            cells.append((first, last, labels.labels.index(label)))
+    return tuple(cells)
+
+
+def _chart(cells: Sequence[tuple[int, int, int]], length: int) -> np.ndarray:
+    """Return [L, L]: FREE below the diagonal, 0 where there is no constituent."""
+    chart = np.full((length, length), FREE, np.int32)
+    chart[np.triu_indices(length)] = 0
+    for first, last, label in cells:
+        chart[first, last] = label
+    return chart
+
+
+def _words(text: str) -> list[str]:
+    # A newline is a token of its own, see the word tokenizer.
+    return [word for word in text.replace(NEWLINE, f" {NEWLINE} ").split(" ") if word]
+
+
+def word_positions(text: str, tokenizer: Tokenizer) -> list[range]:
+    """Return which tokens each word of ``text`` becomes (words stand between spaces).
+
+    A word tokenizer makes one token of each; a subword tokenizer several, and then all pieces of a
+    word get its tag, and a span runs from the first piece of its first word to the last piece of
+    its last.
+
+    Raises:
+        UserError: encoding word by word differs from encoding the text, so that nobody can say
+            which token belongs to which word.
+    """
+    ids: list[int] = []
+    ranges: list[range] = []
+    for word in _words(text):
+        pieces = tokenizer.encode(word)
+        ranges.append(range(len(ids), len(ids) + len(pieces)))
+        ids += pieces
+    if ids != tokenizer.encode(text):
+        raise UserError(
+            f"the tokenizer ({tokenizer.kind}) does not split {text!r} word by word, so that "
+            "labels of words cannot be given to its tokens"
+        )
+    return ranges
