@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from diffusion_jax import keys
 from diffusion_jax.config import OptimConfig, TrainConfig
 from diffusion_jax.scale.agreement import together
+from diffusion_jax.scale.compilation import compilation_cache_in
 from diffusion_jax.scale.mesh import batch_block, place_batch
 from diffusion_jax.scale.sharding import (
     abstract_with_shardings,
@@ -29,9 +30,11 @@ from diffusion_jax.train.hooks import Validate
 from diffusion_jax.train.loop import FitResult, fit
 from diffusion_jax.train.metrics import JsonLines, MetricWriter, TensorBoard, WriteMetrics
 from diffusion_jax.train.optimizer import Optimizer, make_optimizer
+from diffusion_jax.train.profiling import Profile
 from diffusion_jax.train.progress import ProgressReport
 from diffusion_jax.train.state import TrainState, ema_name, init_state
 from diffusion_jax.train.step import LossFn, TrainStep, make_train_step
+from diffusion_jax.train.summary import run_summary, show_summary
 from diffusion_jax.train.validation import make_validation
 from diffusion_jax.types import Params
 from diffusion_jax.workdir import AnyConfig, Workdir
@@ -228,6 +231,8 @@ def run_training(
         directory.checkpoints(keep_last=options.keep_checkpoints) as store,
         contextlib.ExitStack() as files,
     ):
+        if options.compilation_cache:
+            files.enter_context(compilation_cache_in(directory.compilation_dir))
         if store.steps():
             template = abstract_with_shardings(placed.abstract, placed.shardings)
             state = store.restore_latest(template).state
@@ -245,7 +250,8 @@ def run_training(
             folder = directory.path / "tensorboard"
             writers.append(files.enter_context(TensorBoard(folder, resume_step=step)))
         samples = files.enter_context(JsonLines(directory.samples_file, resume_step=step))
-        return fit(
+        profile = Profile(directory.profile_dir, steps=options.profile_steps, first_step=step + 1)
+        result = fit(
             state,
             jit_train_step(placed.learner.train_step, placed.mesh, placed.shardings),
             loader.batch_at,
@@ -258,9 +264,16 @@ def run_training(
             hooks=[
                 files.enter_context(report),
                 WriteMetrics(*writers, every=options.log_every),
+                files.enter_context(profile),
             ],
             state_hooks=state_hooks(Outputs(writers, samples, report)),
         )
+        if result.steps > 0:
+            summary = run_summary(result.spent, steps=result.steps, tokens=result.tokens)
+            timings = files.enter_context(JsonLines(directory.timings_file, resume_step=step))
+            timings.write(result.step, summary)
+            show_summary(summary, report.print)
+        return result
 
 
 def validation_hooks(placed: Placed, table: RowTable | None, outputs: Outputs) -> list[Every]:

@@ -5,8 +5,11 @@
             checkpoints/N/    one per saved step, see scale.checkpoint
             metrics.jsonl     one line per logged step
             samples.jsonl     texts written during training
+            timings.jsonl     what each session's time was spent on
             tensorboard/      where asked for
             lock              while a trainer is at work, see scale.lock
+            profile/          where asked for
+            compiled/         programs that a resumed run need not compile again
 
 It is what `train` writes, and the only thing that `sample` and `generate` need. Reading it never
 runs code from it.
@@ -47,6 +50,8 @@ RESUMABLE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.tensorboard",
+    "train.profile_steps",
+    "train.compilation_cache",
     "sample.",
     "mesh.",
 )
@@ -85,6 +90,21 @@ class Workdir:
     def samples_file(self) -> Path:
         """Where previews go, one JSON object per line."""
         return self.path / "samples.jsonl"
+
+    @property
+    def timings_file(self) -> Path:
+        """Where the time that each session took goes, one JSON object per line."""
+        return self.path / "timings.jsonl"
+
+    @property
+    def profile_dir(self) -> Path:
+        """Where traces go."""
+        return self.path / "profile"
+
+    @property
+    def compilation_dir(self) -> Path:
+        """Where compiled programs are kept."""
+        return self.path / "compiled"
 
     def is_run(self) -> bool:
         """Return whether a run was started here."""

@@ -19,6 +19,7 @@ from diffusion_jax.config_io import load_experiment
 from diffusion_jax.errors import UserError
 
 _SUFFIXES = (".py", ".json")
+_PROFILED_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class TrainCommand:
         num_processes: how many processes train together, for --multihost.
         process_id: which of them this is, from 0, for --multihost.
         join_seconds: how long to wait for the other processes, for --multihost.
+        profile: write a trace of five steps to WORKDIR/profile, for TensorBoard, xprof or Perfetto
+            (--train.profile-steps sets another number).
         config: the experiment's fields.
     """
 
@@ -58,6 +61,7 @@ class TrainCommand:
     num_processes: int | None = None
     process_id: int | None = None
     join_seconds: int = 300
+    profile: bool = False
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
         default_factory=ExperimentConfig
     )
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     with _processes(command):
         from diffusion_jax.experiment import train
 
-        train(command.config, command.workdir, resume=command.resume)
+        train(_with_profile(command), command.workdir, resume=command.resume)
     return 0
 
 
@@ -102,6 +106,14 @@ def _fail_fully(error: BaseException) -> int:
     return code
 
 
+def _with_profile(command: TrainCommand) -> ExperimentConfig:
+    options = command.config.train
+    if not command.profile or options.profile_steps > 0:
+        return command.config
+    options = dataclasses.replace(options, profile_steps=_PROFILED_STEPS)
+    return dataclasses.replace(command.config, train=options)
+
+
 def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
     """Read the experiment first: its fields are the defaults that the other arguments override."""
     file = _experiment_file(arguments)
@@ -116,7 +128,7 @@ def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
 
 def _experiment_file(arguments: Sequence[str]) -> str | None:
     """Return the first .py or .json argument that is not the value of an option."""
-    flags = {"resume", "multihost", *_names_of_flags(ExperimentConfig())}
+    flags = {"resume", "profile", "multihost", *_names_of_flags(ExperimentConfig())}
     for previous, argument in pairwise(["", *arguments]):
         flag = previous.lstrip("-").rsplit(".", 1)[-1].replace("-", "_").removeprefix("no_")
         is_value = previous.startswith("-") and "=" not in previous and flag not in flags

@@ -59,6 +59,10 @@ class TrainConfig:
         checkpoint_every: save every so many steps (the last step is always saved).
         keep_checkpoints: how many of the newest checkpoints stay.
         tensorboard: also write TensorBoard files (extra "tensorboard").
+        profile_steps: write a trace of so many steps, after the first two, to the run's profile/;
+            0 means none.
+        compilation_cache: keep compiled programs in the run's compiled/, so that a resumed run
+            starts at once.
     """
 
     steps: int = 200_000
@@ -72,12 +76,14 @@ class TrainConfig:
     checkpoint_every: int = 5000
     keep_checkpoints: int = 3
     tensorboard: bool = False
+    profile_steps: int = 0
+    compilation_cache: bool = True
 
     def __post_init__(self) -> None:
         """Check ranges and divisibility."""
         for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("validate_every", "preview_every"):
+        for name in ("validate_every", "preview_every", "profile_steps"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
         # The newest checkpoint may be damaged by a crash; one older must be there to fall back on.
         require(

@@ -17,6 +17,7 @@ from diffusion_jax.train.events import Every, StateEvent, StepEvent, StepHook
 from diffusion_jax.train.interrupt import stop_on_signal
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import TrainStep
+from diffusion_jax.train.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ class FitResult(NamedTuple):
         stopped_by: name of the signal that ended the run early, or None.
         seconds: wall time after the first step (which compiles).
         waited_seconds: how much of it was spent waiting for data.
+        spent: seconds of the whole call by part, see ``Stopwatch``.
+        steps: updates that this call made.
+        tokens: positions of the global batches that it went over.
     """
 
     state: TrainState
@@ -43,6 +47,9 @@ class FitResult(NamedTuple):
     stopped_by: str | None
     seconds: float
     waited_seconds: float
+    spent: dict[str, float]
+    steps: int
+    tokens: int
 
 
 def fit(
@@ -96,13 +103,19 @@ def fit(
             raise UserError(f"a hook is to run every {every.steps} steps; give at least 1")
 
     ballot, stopped_by = Ballot(), 0
+    watch = Stopwatch()
+    first_step = step
+    shapes_seen = set()
     with (
         stop_on_signal() as stop,
         Prefetcher(batch_at, step, total_steps, place=place) as batches,
     ):
-        reporter = _Reporter(batches, total_steps, hooks, lambda: _name_last_good(store))
+        reporter = _Reporter(batches, total_steps, hooks, lambda: _name_last_good(store), watch)
         for batch in batches:
-            state, metrics = train_step(state, batch, root_key)
+            shape = batch["input_ids"].shape
+            with watch.measure("compute" if shape in shapes_seen else "compile"):
+                state, metrics = train_step(state, batch, root_key)
+            shapes_seen.add(shape)
             step += 1
             # The step above is running; what it takes to report the one before costs no time.
             reporter.finish_pending()
@@ -115,15 +128,19 @@ def fit(
             if save or due or stopping:
                 reporter.finish_pending()
             if store is not None and save:
-                store.save(step, state, metadata)
-            for hook in due:
-                hook(StateEvent(step, total_steps, state))
+                with watch.measure("checkpoint"):
+                    store.save(step, state, metadata)
+            with watch.measure("hooks"):
+                for hook in due:
+                    hook(StateEvent(step, total_steps, state))
             if save or due:
                 reporter.skip_time()
             if stopping:
                 break
+        watch.add("input", batches.waited_seconds)
     if store is not None:
-        store.wait()
+        with watch.measure("checkpoint"):
+            store.wait()
     name = signal.Signals(stopped_by).name if stopped_by else None
     if name:
         logger.warning(
@@ -133,7 +150,16 @@ def fit(
             total_steps,
             "nothing is saved" if store is None else "the state is saved",
         )
-    return FitResult(state, step, name, reporter.seconds, reporter.waited_seconds)
+    return FitResult(
+        state,
+        step,
+        name,
+        reporter.seconds,
+        reporter.waited_seconds,
+        watch.seconds(),
+        step - first_step,
+        reporter.tokens,
+    )
 
 
 class _Reporter:
@@ -145,11 +171,14 @@ class _Reporter:
         total_steps: int,
         hooks: Sequence[StepHook],
         name_last_good: Callable[[], str],
+        watch: Stopwatch,
     ):
         self.pending: tuple[int, Mapping[str, jax.Array], int] | None = None
         self.seconds = 0.0
         self.waited_seconds = 0.0
+        self.tokens = 0
         self._batches = batches
+        self._watch = watch
         self._total_steps = total_steps
         self._hooks = hooks
         self._name_last_good = name_last_good
@@ -167,7 +196,9 @@ class _Reporter:
             return
         step, on_device, tokens = self.pending
         self.pending = None
-        metrics = {name: value.item() for name, value in jax.device_get(dict(on_device)).items()}
+        with self._watch.measure("compute"):
+            fetched = jax.device_get(dict(on_device))
+        metrics = {name: value.item() for name, value in fetched.items()}
         if not metrics["finite"]:
             raise NonFiniteLossError(
                 f"the loss or its gradient is not finite at step {step} "
@@ -181,8 +212,10 @@ class _Reporter:
             self.seconds += seconds
             self.waited_seconds += waited
         self._compiled = True
-        for hook in self._hooks:
-            hook(StepEvent(step, self._total_steps, metrics, seconds, waited, tokens))
+        self.tokens += tokens
+        with self._watch.measure("metrics"):
+            for hook in self._hooks:
+                hook(StepEvent(step, self._total_steps, metrics, seconds, waited, tokens))
 
 
 def _is_due(step: int, every: int | None) -> bool:

@@ -96,11 +96,35 @@ def test_pairs_from_training_over_a_stop_to_text(tmp_path, capsys):
     assert record["candidates"] == [shown.split(" => ")[1]]
 
 
+@pytest.fixture
+def cache_hits():
+    """Let runs keep their programs as a user's would, and count those that are found again."""
+    shared = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    hits = []
+    jax.monitoring.register_event_listener(
+        lambda event, **_: hits.append(event) if event.endswith("/cache_hits") else None
+    )
+    yield hits
+    jax.config.update("jax_compilation_cache_dir", shared)
+    compilation_cache.reset_cache()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["text", "pair"])
-def test_a_stopped_run_goes_on_bit_for_bit(scale, tmp_path, capsys):
+def test_a_stopped_run_goes_on_bit_for_bit(scale, tmp_path, capsys, cache_hits):
     assert main(train_arguments(scale, tmp_path / "whole", "--train.log-every", "2")) == 0
-    stop_and_go_on(scale, tmp_path / "parts", capsys)
+    cache_hits.clear()
+    streams = stop_and_go_on(scale, tmp_path / "parts", capsys)
+    # The second session took its training step from the first one, and says where its time went.
+    assert len(list((tmp_path / "parts").glob("compiled/*/jit_train_step*-cache"))) == 1
+    assert cache_hits
+    assert "10 steps in " in streams.err
+    timings = (tmp_path / "parts" / "timings.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [(json.loads(line)["step"], json.loads(line)["steps"]) for line in timings] == [
+        (10, 10),
+        (20, 10),
+    ]
     whole = metrics(tmp_path / "whole")
     parts = [row for row in metrics(tmp_path / "parts") if row["step"] % 2 == 0]
     assert whole == parts
