@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+_OPTION = "jax_compilation_cache_dir"
+
 
 @contextmanager
 def compilation_cache_in(directory: Path) -> Iterator[None]:
@@ -21,16 +23,16 @@ def compilation_cache_in(directory: Path) -> Iterator[None]:
         directory: created when the first program is kept; one folder per kind of processor, since
             JAX does not ask whether a program for a CPU was compiled for this one.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if getattr(jax.config, _OPTION) is not None:
         yield
         return
-    jax.config.update("jax_compilation_cache_dir", str(directory / _processor()))
+    jax.config.update(_OPTION, str(directory / _processor()))
     # JAX opens its cache at the first compilation of the process, and then never looks again.
     compilation_cache.reset_cache()
     try:
         yield
     finally:
-        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update(_OPTION, None)
         compilation_cache.reset_cache()
 
 
