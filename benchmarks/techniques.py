@@ -1,0 +1,224 @@
+"""Training techniques at equal training time: data to text on the grammar, or pairs of a file.
+
+Command: python -m benchmarks.techniques PRESET ... [--seconds 150] [--seed 0] [--output FILE]
+    [--train train.jsonl --valid valid.jsonl]
+
+Every preset trains the same small network with the same optimiser for the same processor time (the
+seconds of all threads of the process, so that other programs on the machine count little), then
+writes with every sampler of the list. A preset's cost per step is measured first, on its own
+compiled step; compilation is not counted. Texts of the grammar are judged by parsing: the share
+that is in the language, and the share that says exactly what was asked; BLEU against one reference
+says more where those are near 0. One JSON line per preset and sampler is appended.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import diffusion_jax
+from diffusion_jax import experiment
+from diffusion_jax.config import ExperimentConfig, TokenizerConfig
+from diffusion_jax.evaluate.overlap import corpus_bleu
+from diffusion_jax.generate import Generator
+from diffusion_jax.program import Program
+from diffusion_jax.quickstart import quickstart_config
+from diffusion_jax.text.corpora import open_corpus
+from diffusion_jax.text.grammar import load_grammar
+from diffusion_jax.text.loader import Loader
+
+_TARGET: dict[str, Any] = {"diffusion.positions": "target"}
+_BASE = {
+    **_TARGET,
+    "model.self_conditioning": True,
+    "diffusion.self_cond_rate": 0.5,
+    "diffusion.timestep_sampler": "stratified",
+}
+_POSTERIOR = {
+    "model.readout": "posterior",
+    "model.normalize_embedding": True,
+    "diffusion.objective": "cross_entropy",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # DiffuSeq: loss over all positions, loss-aware timesteps.
+    "published": {"diffusion.timestep_sampler": "loss_aware"},
+    "target": {**_TARGET, "diffusion.timestep_sampler": "stratified"},
+    "self_cond": _BASE,
+    # Each of these on top of self_cond.
+    "clip": {**_BASE, "diffusion.clip_noise": "auto"},
+    "cross_entropy": {**_BASE, **_POSTERIOR},
+    "time_warp": {**_BASE, **_POSTERIOR, "diffusion.timestep_sampler": "time_warp"},
+    "clip_warp": {
+        **_BASE,
+        **_POSTERIOR,
+        "diffusion.timestep_sampler": "time_warp",
+        "diffusion.clip_noise": "auto",
+    },
+}
+SAMPLERS: tuple[dict[str, Any], ...] = (
+    {"sampler": "ddim", "steps": 20, "clamp": "none"},
+    {"sampler": "ddim", "steps": 20, "clamp": "all"},
+    {"sampler": "ddpm", "steps": 200, "clamp": "all"},
+)
+CALIBRATION_STEPS = 20
+
+
+def configured(preset: str, arguments: argparse.Namespace) -> ExperimentConfig:
+    """Return the configuration of a preset; its number of steps is set later."""
+    config = quickstart_config("seq2seq", "small")
+    plain = replace(config.diffusion, positions="all", self_cond_rate=0.0)
+    config = replace(
+        config,
+        name=preset,
+        model=replace(config.model, self_conditioning=False),
+        diffusion=plain,
+        train=replace(config.train, seed=arguments.seed, validate_every=0, preview_every=0),
+    )
+    if arguments.train:
+        config = replace(
+            config,
+            data=replace(
+                config.data,
+                corpus=arguments.train,
+                validation=arguments.valid,
+                size=0,
+                length=48,
+            ),
+            tokenizer=TokenizerConfig(kind="sentencepiece", vocab_size=4000),
+            model=replace(config.model, max_length=48),
+        )
+    options = PRESETS[preset]
+    # The options of one section depend on those of another, so all change at once.
+    sections = {name.split(".")[0] for name in options}
+    return replace(
+        config,
+        **{
+            section: replace(
+                getattr(config, section),
+                **{
+                    name.split(".")[1]: value
+                    for name, value in options.items()
+                    if name.startswith(f"{section}.")
+                },
+            )
+            for section in sections
+        },
+    )
+
+
+def steps_for(config: ExperimentConfig, seconds: float) -> tuple[int, float]:
+    """Return how many training steps fit into a processor time, and the seconds of one."""
+    data = experiment.open_data(config)
+    config = experiment.complete(config, data.tokenizer)
+    program = Program.build(config)
+    loader = Loader(data.train, config.train.batch_size, config.train.seed)
+    state = program.make_state(jax.random.key(0))
+    step = jax.jit(program.train_step(), donate_argnums=0)
+    root_key = jax.random.key(1)
+    state, metrics = step(state, loader.batch_at(0), root_key)
+    jax.block_until_ready(metrics)
+    began = time.process_time()
+    for index in range(1, CALIBRATION_STEPS + 1):
+        state, metrics = step(state, loader.batch_at(index), root_key)
+        jax.block_until_ready(metrics)
+    per_step = (time.process_time() - began) / CALIBRATION_STEPS
+    return max(1, int(seconds / per_step)), per_step
+
+
+def references(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[Any]]:
+    """Return sources, references and what the grammar was asked to say (or Nones)."""
+    if arguments.valid:
+        corpus = open_corpus(arguments.valid, task="pair", size=arguments.samples)
+        pairs = list(corpus)
+        return [p.src for p in pairs], [p.trg for p in pairs], [None] * len(pairs)
+    pairs = list(load_grammar("small").data_to_text(1, arguments.samples, "test"))
+    return [p.src for p in pairs], [p.trg for p in pairs], [p.attributes for p in pairs]
+
+
+def judge(texts: Sequence[str], wanted: Sequence[str], attributes: Sequence[Any]) -> dict[str, Any]:
+    """Return the figures of one set of texts."""
+    figures: dict[str, Any] = {
+        "bleu": corpus_bleu(texts, wanted),
+        "distinct": len(set(texts)),
+    }
+    if attributes[0] is not None:
+        grammar = load_grammar("small")
+        figures["in_language"] = float(np.mean([grammar.accepts(text) for text in texts]))
+        exact = [grammar.says(text, asked) for text, asked in zip(texts, attributes)]
+        figures["says_exactly"] = float(np.mean(exact))
+    return figures
+
+
+def measure(preset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train one preset and judge what it writes."""
+    config = configured(preset, arguments)
+    steps, per_step = steps_for(config, arguments.seconds)
+    config = replace(
+        config,
+        train=replace(config.train, steps=steps, checkpoint_every=steps, log_every=max(1, steps)),
+        optim=replace(config.optim, warmup_steps=min(100, steps // 10)),
+    )
+    sources, wanted, attributes = references(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        began, began_wall = time.process_time(), time.perf_counter()
+        experiment.train(config, workdir)
+        trained, trained_wall = time.process_time() - began, time.perf_counter() - began_wall
+        rows = []
+        for options in SAMPLERS:
+            generator = Generator.from_checkpoint(workdir, **options)
+            written = generator.generate(sources, batch_size=100, seed=arguments.seed)
+            texts = [generation.candidates[0] for generation in written]
+            row = {
+                "preset": preset,
+                "task": arguments.train or "grammar:small/data_to_text",
+                "budget_cpu_s": arguments.seconds,
+                "train_steps": steps,
+                "step_cpu_s": round(per_step, 4),
+                "train_cpu_s_with_compilation": round(trained, 1),
+                "train_wall_s": round(trained_wall, 1),
+                "seed": arguments.seed,
+                "samples": len(texts),
+                **options,
+                **judge(texts, wanted, attributes),
+                "machine": platform.machine(),
+                "jax": jax.__version__,
+                "diffusion_jax": diffusion_jax.__version__,
+            }
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Measure the presets that were named, one after the other."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("presets", nargs="+", choices=sorted(PRESETS))
+    parser.add_argument("--seconds", type=float, default=150.0, help="processor time of training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--train", default="", help="JSON lines of pairs; default the grammar")
+    parser.add_argument("--valid", default="")
+    parser.add_argument("--output", type=Path, help="JSON lines file to append to")
+    arguments = parser.parse_args()
+    if bool(arguments.train) != bool(arguments.valid):
+        parser.error("give --train and --valid together")
+    for preset in arguments.presets:
+        print(f"{preset} ...", file=sys.stderr)
+        rows = measure(preset, arguments)
+        if arguments.output:
+            with arguments.output.open("a", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
