@@ -15,6 +15,7 @@ import numpy as np
 from diffusion_jax import keys
 from diffusion_jax.config import SampleConfig
 from diffusion_jax.errors import UserError
+from diffusion_jax.guidance.classifier_free import classifier_free
 from diffusion_jax.models.base import Model, bind
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.rounding import most_likely_ids, nearest_embedding
@@ -131,7 +132,7 @@ def make_chain(
         wanted: Any = None,
     ) -> Written:
         head = model.head(params)
-        denoise = bind(model, params, temperature=options.temperature)
+        denoise = _network(model, params, noise_mask, options)
         anchor = Anchor(model.embed(params, input_ids), noise_mask)
         mean_embed = params["mean_embed"] if spec.mean_embed else None
         guidance = make_guidance and make_guidance(params, denoise, anchor, wanted)
@@ -159,6 +160,23 @@ def make_chain(
         return Written(jnp.where(noise_mask, ids, input_ids), collected)
 
     return chain
+
+
+def _network(
+    model: Model, params: Params, noise_mask: jax.Array, options: SampleConfig
+) -> DenoiseFn:
+    """Return the network of a chain, weighed against the one that sees no source where asked."""
+    conditional = bind(model, params, temperature=options.temperature)
+    if options.guidance_scale == 1.0:
+        return conditional
+
+    def unconditional(
+        x_t: jax.Array, time: jax.Array, self_cond: jax.Array | None = None
+    ) -> jax.Array:
+        # Hidden as in training, see losses.diffusion.noised.
+        return conditional(jnp.where(noise_mask[..., None], x_t, 0.0), time, self_cond)
+
+    return classifier_free(conditional, unconditional, options.guidance_scale)
 
 
 def make_sampler(options: SampleConfig, mean_embed: jax.Array | None = None) -> Sampler:

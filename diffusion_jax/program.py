@@ -137,6 +137,7 @@ def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -
             t,
             dropout_key=dropout_key,
             self_cond_rate=options.self_cond_rate,
+            source_drop_rate=options.source_drop_rate,
             positions=options.positions,
             mean_embed=params.get("mean_embed"),
             absorb_rate=options.absorb_rate,

@@ -40,6 +40,7 @@ class SampleOverrides:
         method: of dpm++: reuse earlier estimates, or make "order" calls for each longer step.
         time_shift: tell the network a time later by this share of the schedule, 0 to below 1.
         clamp: round the estimates to embeddings at "all" steps, in the "last" half, or "none".
+        guidance_scale: how much the source counts: 1 as trained, 0 not at all, 2 doubly.
         temperature: divides the logits of a model that predicts a token posterior.
         noise_bound: truncate the noise at this many standard deviations; 0 switches it off.
         rounding: final words by the trained "head" or the "nearest" embedding.
@@ -55,6 +56,7 @@ class SampleOverrides:
     method: Literal["multistep", "singlestep"] | None = None
     time_shift: float | None = None
     clamp: Literal["all", "last", "none"] | None = None
+    guidance_scale: float | None = None
     temperature: float | None = None
     noise_bound: float | None = None
     rounding: Literal["head", "nearest"] | None = None

@@ -26,6 +26,9 @@ class DiffusionConfig:
         positions: average the loss over "all" positions (as published) or the "target" only.
         nll_input: compute the rounding term on the sampled "x_start" (as published) or on the
             network's "prediction".
+        source_drop_rate: share of pairs trained without their source, so that sample.guidance_scale
+            can weigh it (classifier-free guidance, arXiv:2207.12598; usually 0.1). Needs positions
+            "target".
         self_cond_rate: share of examples trained with their own estimate as an extra input.
         absorb_rate: DiffuSeq-v2's discrete noise: the probability, at full noise, that a token is
             replaced by the learned absorbing state (needs model.mean_embed; published: 0.5).
@@ -40,6 +43,7 @@ class DiffusionConfig:
     objective: Literal["mse", "cross_entropy"] = "mse"
     positions: Literal["all", "target"] = "all"
     nll_input: Literal["x_start", "prediction"] = "x_start"
+    source_drop_rate: float = 0.0
     self_cond_rate: float = 0.0
     absorb_rate: float = 0.0
     mean_embed_penalty: float = 0.01
@@ -58,6 +62,18 @@ class DiffusionConfig:
             "diffusion.nll_input",
             self.nll_input,
             'left as "x_start" with objective "cross_entropy", which has no rounding term',
+        )
+        require(
+            0.0 <= self.source_drop_rate < 1.0,
+            "diffusion.source_drop_rate",
+            self.source_drop_rate,
+            "a share from 0 to below 1",
+        )
+        require(
+            self.source_drop_rate == 0 or self.positions == "target",
+            "diffusion.source_drop_rate",
+            self.source_drop_rate,
+            "0, or choose --diffusion.positions target: a dropped source cannot be predicted",
         )
         require(
             0.0 <= self.self_cond_rate <= 1.0,

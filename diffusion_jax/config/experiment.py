@@ -54,6 +54,19 @@ class ExperimentConfig:
             self.diffusion.self_cond_rate,
             "0, or switch on --model.self-conditioning",
         )
+        require(
+            self.diffusion.source_drop_rate == 0 or self.data.task == "pair",
+            "diffusion.source_drop_rate",
+            self.diffusion.source_drop_rate,
+            '0 with data.task "text", which has no source',
+        )
+        require(
+            self.sample.guidance_scale == 1 or self.diffusion.source_drop_rate > 0,
+            "sample.guidance_scale",
+            self.sample.guidance_scale,
+            "1 for a model that never saw a missing source: train with "
+            "--diffusion.source-drop-rate 0.1",
+        )
         posterior = self.model.readout == "posterior"
         require(
             self.diffusion.objective == "mse" or posterior,

@@ -34,6 +34,9 @@ class SampleConfig:
             schedule (asymmetric time intervals; try 0.02 to 0.2 with few steps).
         clamp: round each estimate of x_start to the nearest embedding: at "all" steps, in the
             "last" half, or "none".
+        guidance_scale: how much the source counts (classifier-free guidance, arXiv:2207.12598): 1
+            is the model as it is, 0 ignores the source, more exaggerates it at two network calls
+            a step.
         temperature: divides the logits of a model that predicts a token posterior (score
             temperature, CDCD, arXiv:2211.15089, section 6.3); below 1 is more decided.
         noise_bound: truncate the noise at plus or minus this many standard deviations; 0 means not.
@@ -52,6 +55,7 @@ class SampleConfig:
     method: Literal["multistep", "singlestep"] = "multistep"
     time_shift: float = 0.0
     clamp: Literal["all", "last", "none"] = "all"
+    guidance_scale: float = 1.0
     temperature: float = 1.0
     noise_bound: float = 0.0
     rounding: Literal["head", "nearest"] = "head"
@@ -61,6 +65,7 @@ class SampleConfig:
         """Check ranges, and refuse options that the chosen sampler would ignore."""
         require(self.steps >= 1, "sample.steps", self.steps, "at least 1")
         require(0.0 <= self.eta <= 1.0, "sample.eta", self.eta, "between 0 and 1")
+        require(self.guidance_scale >= 0, "sample.guidance_scale", self.guidance_scale, "0 or more")
         require(self.temperature > 0, "sample.temperature", self.temperature, "above 0")
         require(self.order in (1, 2, 3), "sample.order", self.order, "1, 2 or 3")
         require(

@@ -57,6 +57,7 @@ def diffusion_loss(
     *,
     dropout_key: jax.Array | None = None,
     self_cond_rate: float = 0.0,
+    source_drop_rate: float = 0.0,
     positions: Literal["all", "target"] = "all",
     parameterization: Literal["x_start", "eps"] = "x_start",
     nll_input: Literal["x_start", "prediction"] = "x_start",
@@ -80,6 +81,9 @@ def diffusion_loss(
         self_cond_rate: share of examples for which the network also sees its own estimate, made in
             a first pass without gradient (Chen et al. 2022, arXiv:2208.04202). The model must have
             been built with self-conditioning.
+        source_drop_rate: share of examples for which the network sees no source (the given
+            positions are 0), so that it can be guided without a classifier (Ho and Salimans 2022,
+            arXiv:2207.12598). With positions "target" only.
         positions: average over ``"all"`` positions, as published, or over the noised ones
             (``"target"``), as DiffuSeq's equation 2 has it.
         parameterization: what the network's output is read as. ``"eps"`` regresses the noise.
@@ -99,12 +103,17 @@ def diffusion_loss(
         UserError: an unknown choice, a rate outside [0, 1], or options that exclude each other.
     """
     _check_options(positions, parameterization, nll_input, mean_embed, absorb_rate, self_cond_rate)
+    check_source_drop(source_drop_rate, positions)
     check_shape("input_ids", input_ids, (None, None))
     check_shape("noise_mask", noise_mask, input_ids.shape)
     check_shape("t", t, input_ids.shape[:1])
 
     x_start_mean = model.embed(params, input_ids)
-    rates = {"absorb_rate": absorb_rate, "self_cond_rate": self_cond_rate}
+    rates = {
+        "absorb_rate": absorb_rate,
+        "self_cond_rate": self_cond_rate,
+        "source_drop_rate": source_drop_rate,
+    }
     draws = resolve_draws(key, draws, schedule, x_start_mean, t, **rates)
     x_start = sample_x_start(None, schedule, x_start_mean, noise=draws.x_start_noise)
     x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws)
@@ -146,13 +155,18 @@ def noised(
     mean_embed: jax.Array | None,
     draws: Draws,
 ) -> jax.Array:
-    """Return ``x_t``, around the soft absorbing state where there is one."""
+    """Return ``x_t``, around the soft absorbing state where there is one, sources dropped."""
     noise = draws.q_noise
     if mean_embed is None:
-        return q_sample(None, schedule, x_start, t, noise_mask, noise=noise)
-    return q_sample_soft_absorbing(
-        None, schedule, x_start, t, noise_mask, mean_embed, draws.absorb_mask, noise=noise
-    )
+        x_t = q_sample(None, schedule, x_start, t, noise_mask, noise=noise)
+    else:
+        x_t = q_sample_soft_absorbing(
+            None, schedule, x_start, t, noise_mask, mean_embed, draws.absorb_mask, noise=noise
+        )
+    if draws.source_drop_mask is None:
+        return x_t
+    hidden = draws.source_drop_mask[:, None] & ~noise_mask
+    return jnp.where(hidden[..., None], 0.0, x_t)
 
 
 def predict(
@@ -177,6 +191,17 @@ def predict(
     estimate = jax.lax.stop_gradient(read_x_start(first))
     self_cond = jnp.where(draws.self_cond_mask[:, None, None], estimate, blank)
     return model.denoise(params, x_t, time, self_cond, dropout_key=second_key)
+
+
+def check_source_drop(rate: float, positions: str) -> None:
+    """Raise UserError for a rate out of range, or sources that are both dropped and learned."""
+    if not 0.0 <= rate <= 1.0:
+        raise UserError(f"source_drop_rate={rate} must lie between 0 and 1")
+    if rate > 0.0 and positions != "target":
+        raise UserError(
+            f"source_drop_rate={rate} needs positions='target': a source that was dropped cannot "
+            "be predicted"
+        )
 
 
 def _check_options(

@@ -13,7 +13,7 @@ from typing import Literal
 import jax
 
 from diffusion_jax.forward import sample_x_start
-from diffusion_jax.losses.diffusion import TokenNLL, noised, predict
+from diffusion_jax.losses.diffusion import TokenNLL, check_source_drop, noised, predict
 from diffusion_jax.losses.terms import (
     Draws,
     PosteriorTerms,
@@ -40,6 +40,7 @@ def cross_entropy_loss(
     *,
     dropout_key: jax.Array | None = None,
     self_cond_rate: float = 0.0,
+    source_drop_rate: float = 0.0,
     positions: Literal["all", "target"] = "all",
     mean_embed: jax.Array | None = None,
     absorb_rate: float = 0.0,
@@ -60,6 +61,7 @@ def cross_entropy_loss(
         dropout_key: typed key; None switches dropout off.
         self_cond_rate: share of examples for which the network also sees the posterior mean of a
             first pass without gradient.
+        source_drop_rate: share of examples whose source is hidden, see ``diffusion_loss``.
         positions: average over ``"all"`` positions or over the noised ones (``"target"``).
         mean_embed: float32 [E], the soft absorbing state of DiffuSeq-v2, or None.
         absorb_rate: probability of absorbing a token at full noise; needs ``mean_embed``.
@@ -71,15 +73,20 @@ def cross_entropy_loss(
         The terms, each float32 [B].
 
     Raises:
-        UserError: an unknown choice of positions.
+        UserError: an unknown choice of positions, or a rate that does not go with it.
     """
     require_choice("positions", positions, ("all", "target"))
+    check_source_drop(source_drop_rate, positions)
     check_shape("input_ids", input_ids, (None, None))
     check_shape("noise_mask", noise_mask, input_ids.shape)
     check_shape("t", t, input_ids.shape[:1])
 
     x_start_mean = model.embed(params, input_ids)
-    rates = {"absorb_rate": absorb_rate, "self_cond_rate": self_cond_rate}
+    rates = {
+        "absorb_rate": absorb_rate,
+        "self_cond_rate": self_cond_rate,
+        "source_drop_rate": source_drop_rate,
+    }
     draws = resolve_draws(key, draws, schedule, x_start_mean, t, **rates)
     x_start = sample_x_start(None, schedule, x_start_mean, noise=draws.x_start_noise)
     x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws)

@@ -78,12 +78,14 @@ class Draws(NamedTuple):
         q_noise: standard normal [B, L, E], the noise in ``x_t``.
         absorb_mask: bool [B, L], tokens replaced by the soft absorbing state; None without one.
         self_cond_mask: bool [B], examples that see their own estimate; None if none does.
+        source_drop_mask: bool [B], examples whose given positions are hidden; None if none are.
     """
 
     x_start_noise: jax.Array
     q_noise: jax.Array
     absorb_mask: jax.Array | None = None
     self_cond_mask: jax.Array | None = None
+    source_drop_mask: jax.Array | None = None
 
 
 def resolve_draws(
@@ -95,6 +97,7 @@ def resolve_draws(
     *,
     absorb_rate: float = 0.0,
     self_cond_rate: float = 0.0,
+    source_drop_rate: float = 0.0,
 ) -> Draws:
     """Return the draws that were given, or make them from the key for latents ``like`` [B, L, E].
 
@@ -105,18 +108,23 @@ def resolve_draws(
         return draws
     if key is None or draws is not None:
         raise ValueError("give either a key or the draws, not both and not neither")
+    # A stream beside the others, which do not move when it is drawn from.
+    drop_key = jax.random.fold_in(key, 4)
     x_start_key, q_key, absorb_key, self_cond_key = jax.random.split(key, 4)
     batch_size, length, _ = like.shape
-    absorb_mask, self_cond_mask = None, None
+    absorb_mask, self_cond_mask, source_drop_mask = None, None, None
     if absorb_rate > 0.0:
         absorb_mask = sample_absorb_mask(absorb_key, schedule, t, length, absorb_rate)
     if self_cond_rate > 0.0:
         self_cond_mask = jax.random.bernoulli(self_cond_key, self_cond_rate, (batch_size,))
+    if source_drop_rate > 0.0:
+        source_drop_mask = jax.random.bernoulli(drop_key, source_drop_rate, (batch_size,))
     return Draws(
         x_start_noise=jax.random.normal(x_start_key, like.shape, like.dtype),
         q_noise=jax.random.normal(q_key, like.shape, like.dtype),
         absorb_mask=absorb_mask,
         self_cond_mask=self_cond_mask,
+        source_drop_mask=source_drop_mask,
     )
 
 
