@@ -148,7 +148,14 @@ def complete(config: ExperimentConfig, tokenizer: Tokenizer) -> ExperimentConfig
             f"data.length is {config.data.length}, but the model has {model.max_length} positions; "
             f"raise --model.max-length"
         )
-    return replace(config, model=replace(model, vocab_size=tokenizer.vocab_size))
+    pad_id = tokenizer.pad_id if model.length_head else None
+    if model.pad_id not in (None, pad_id):
+        raise UserError(
+            f"model.pad_id is {model.pad_id}, but padding is {pad_id} in the tokenizer; leave it "
+            "unset"
+        )
+    model = replace(model, vocab_size=tokenizer.vocab_size, pad_id=pad_id)
+    return replace(config, model=model)
 
 
 class TrainResult(NamedTuple):

@@ -4,7 +4,7 @@ Both tasks are the same reverse chain. What differs is the row that goes in: a r
 positions are all generated, or a packed source followed by positions to generate (the noise mask).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -19,10 +19,14 @@ from diffusion_jax.config import ExperimentConfig, SampleConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.program import Program
 from diffusion_jax.scale.mesh import make_mesh
-from diffusion_jax.text.packing import pack_source, unpack_target
+from diffusion_jax.text.packing import Row, pack_source, unpack_target
+from diffusion_jax.text.targets import MIN_TARGET, RowShape, row_end
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
+
+WINDOW = 8
+"""Batches that are sorted by length together."""
 
 
 class Generation(NamedTuple):
@@ -46,12 +50,14 @@ class Generator:
         tokenizer: ids to text and back.
         params: parameters of the denoiser.
         reverse: the compiled chain, shared by generators that differ only in their parameters.
+        length_log_probs: the compiled length head, see ``Model.predict_length``; None without one.
     """
 
     config: ExperimentConfig
     tokenizer: Tokenizer
     params: Params
     reverse: Reverse
+    length_log_probs: Callable[[Params, np.ndarray, np.ndarray], jax.Array] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -108,7 +114,8 @@ class Generator:
             config.sample,
             absorb_rate=config.diffusion.absorb_rate,
         )
-        return cls(config, tokenizer, params, jax.jit(reverse))
+        lengths = program.model.predict_length
+        return cls(config, tokenizer, params, jax.jit(reverse), lengths and jax.jit(lengths))
 
     def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:
         """Write new texts with a model of single texts.
@@ -138,15 +145,32 @@ class Generator:
         sources: Iterable[str],
         *,
         num_candidates: int = 1,
+        length_beam: int = 1,
+        max_target: int = 0,
+        length_bucket: int = 0,
         seed: int = 0,
         batch_size: int = 64,
         first_index: int = 0,
     ) -> Iterator[Generation]:
-        """Write targets for source texts, in order, batch by batch.
+        """Write targets for source texts, in order, a few batches at a time.
+
+        All candidates of all sources are rows of one compiled chain. A model as published fills its
+        row with padding of its own making; one with a length head is given the padding (its
+        ``length_beam`` likeliest lengths), and generates the words alone.
+
+        Rows are as long as in training, unless ``length_bucket`` is given: then a row ends where
+        its target must end, rounded up to a multiple of the bucket, and each length that occurs is
+        compiled once. The padding that falls away is part of what the network sees in training (it
+        attends to all positions), so texts differ from those of full rows; the noise of the
+        positions that remain is the same.
 
         Args:
             sources: source texts, read as they are needed.
-            num_candidates: texts per source, each with its own noise.
+            num_candidates: texts per source (and length), each with its own noise.
+            length_beam: how many lengths to try, the likeliest first; for a length head. A source
+                then has ``length_beam * num_candidates`` candidates.
+            max_target: the most target tokens, START and END included; 0 is what the row allows.
+            length_bucket: 0 makes every row as long as in training; see above.
             seed: candidate c of source i depends on the seed, i and c alone.
             batch_size: rows per compiled call.
             first_index: index i of the first source, for a run that is resumed in the middle.
@@ -155,15 +179,40 @@ class Generator:
             One Generation per source, made while it is iterated over.
 
         Raises:
-            UserError: at once when the model was not trained on pairs or a number is out of range;
-                in its turn when a source is empty or too long (see ``check_source``).
+            UserError: at once when the model was not trained on pairs, a number is out of range or
+                the model cannot honour an option; in its turn when a source is empty or too long
+                (see ``check_source``).
         """
         if self.config.data.task != "pair":
             raise UserError("this model writes texts without a source; use sample, not generate")
         if num_candidates < 1:
             raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
         check_batch_and_seed(batch_size, seed)
-        return self._generate(iter(sources), first_index, num_candidates, seed, batch_size)
+        self._check_lengths(length_beam, max_target, length_bucket)
+        shape = RowShape(self.config.data.length, length_beam, num_candidates, max_target)
+        return self._generate(
+            iter(sources), first_index, shape, length_bucket or None, seed, batch_size
+        )
+
+    def _check_lengths(self, length_beam: int, max_target: int, length_bucket: int) -> None:
+        has_head = self.config.model.length_head
+        if length_beam < 1 or max_target < 0 or length_bucket < 0:
+            raise UserError(
+                f"length_beam={length_beam}, max_target={max_target} and "
+                f"length_bucket={length_bucket} must be at least 1, 0 and 0"
+            )
+        if 0 < max_target < MIN_TARGET:
+            raise UserError(f"max_target is {max_target}; START, a token and END are {MIN_TARGET}")
+        if length_beam > 1 and not has_head:
+            raise UserError(
+                f"length_beam is {length_beam}, but this model predicts no lengths; train one with "
+                "--model.length-head, or leave it at 1"
+            )
+        if length_bucket and not has_head and not max_target:
+            raise UserError(
+                "length_bucket needs max_target, the most target tokens, as this model predicts no "
+                "lengths"
+            )
 
     def check_source(self, text: str, index: int) -> None:
         """Raise UserError where a source is empty or too long; ``index`` (from 0) is for it."""
@@ -173,43 +222,53 @@ class Generator:
         self,
         sources: Iterator[str],
         first_index: int,
-        num_candidates: int,
+        shape: RowShape,
+        bucket: int | None,
         seed: int,
         batch_size: int,
     ) -> Iterator[Generation]:
-        per_batch = max(1, batch_size // num_candidates)
+        per_source = shape.length_beam * shape.num_candidates
+        # With buckets a window of several batches is sorted by length before it is run.
+        per_window = max(1, batch_size // per_source) * (WINDOW if bucket else 1)
         num_rows = None
-        while batch := list(islice(sources, per_batch)):
+        while texts := list(islice(sources, per_window)):
+            packed = [self._pack(text, first_index + i) for i, text in enumerate(texts)]
+            rows = shape.rows(packed, self._lengths(packed), self.tokenizer.pad_id)
+            indices = range(first_index, first_index + len(texts))
+            row_keys = example_keys(seed, indices, per_source)
             # No later batch is larger than the first: filled up to its size, they need no program
             # of their own.
-            num_rows = num_rows or min(batch_size, len(batch) * num_candidates)
-            yield from self._generate_batch(batch, first_index, num_candidates, seed, num_rows)
-            first_index += len(batch)
+            num_rows = num_rows or min(batch_size, len(rows))
+            written = self._write(rows, row_keys, bucket, num_rows)
+            for i, text in enumerate(texts):
+                yield Generation(text, written[i * per_source : (i + 1) * per_source])
+            first_index += len(texts)
 
-    def _generate_batch(
-        self,
-        sources: Sequence[str],
-        first_index: int,
-        num_candidates: int,
-        seed: int,
-        batch_size: int,
-    ) -> list[Generation]:
-        rows = [self._pack(text, first_index + i) for i, text in enumerate(sources)]
-        ids = np.repeat([row.input_ids for row in rows], num_candidates, axis=0)
-        masks = np.repeat([row.noise_mask for row in rows], num_candidates, axis=0)
-        indices = range(first_index, first_index + len(sources))
-        row_keys = example_keys(seed, indices, num_candidates)
-        written = self._run(ids, masks, row_keys, batch_size)
-        texts = [
-            self.tokenizer.decode(unpack_target(row, mask, self.tokenizer))
-            for row, mask in zip(written, masks)
-        ]
-        return [
-            Generation(source, texts[i * num_candidates : (i + 1) * num_candidates])
-            for i, source in enumerate(sources)
-        ]
+    def _lengths(self, packed: Sequence[Row]) -> np.ndarray | None:
+        """Return log-probabilities of target lengths [N, lengths], where the model knows them."""
+        if self.length_log_probs is None:
+            return None
+        ids = np.stack([row.input_ids for row in packed])
+        masks = np.stack([row.noise_mask for row in packed])
+        return np.asarray(self.length_log_probs(self.params, ids, masks))
 
-    def _pack(self, text: str, index: int) -> Any:
+    def _write(
+        self, rows: Sequence[Row], row_keys: jax.Array, bucket: int | None, batch_size: int
+    ) -> list[str]:
+        """Run rows of one length together and return their texts in the order of the rows."""
+        full = self.config.data.length
+        ends = [row_end(row, bucket, full) for row in rows]
+        texts: list[str] = [""] * len(rows)
+        for end in sorted(set(ends)):
+            chosen = np.array([i for i, own in enumerate(ends) if own == end])
+            ids = np.stack([rows[i].input_ids[:end] for i in chosen])
+            masks = np.stack([rows[i].noise_mask[:end] for i in chosen])
+            written = self._run(ids, masks, row_keys[chosen], batch_size)
+            for i, row, mask in zip(chosen, written, masks):
+                texts[i] = self.tokenizer.decode(unpack_target(row, mask, self.tokenizer))
+        return texts
+
+    def _pack(self, text: str, index: int) -> Row:
         if not text.strip():
             raise UserError(f"source {index + 1} is empty; every line needs a source text")
         on_long = "truncate" if self.config.data.on_long == "truncate" else "error"

@@ -55,7 +55,7 @@ class Program:
             config=config,
             model=model,
             schedule=schedule,
-            loss=make_loss(model, schedule, config.diffusion),
+            loss=make_loss(model, schedule, config.diffusion, config.model.pad_id),
             timestep_sampler=make_timestep_sampler(
                 config.diffusion.timestep_sampler, config.diffusion.timesteps
             ),
@@ -111,8 +111,34 @@ class Program:
         return self.learner().train_step
 
 
-def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -> LossFn:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TermsWithLength:
+    """The terms of an objective, and what the length head adds.
+
+    Attributes:
+        terms: of the diffusion.
+        length_nll: surprise at the number of target tokens, nats [B].
+    """
+
+    terms: Any
+    length_nll: jax.Array
+
+    def total(self) -> jax.Array:
+        """Return the sum of all terms [B]."""
+        return self.terms.total() + self.length_nll
+
+    def _asdict(self) -> dict[str, jax.Array]:
+        return {**self.terms._asdict(), "length_nll": self.length_nll}
+
+
+def make_loss(
+    model: Model, schedule: NoiseSchedule, options: DiffusionConfig, pad_id: int | None = None
+) -> LossFn:
     """Return the loss of a batch, steered by the noise mask.
+
+    Where the model predicts lengths, padding is given and not generated: ``pad_id`` says what is
+    padding.
 
     The timesteps that it is given cover [0, T); those that it looks at are clipped to the noise
     that the options allow, so that every timestep sampler and validation stay above it.
@@ -127,13 +153,15 @@ def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -
         if clips:
             lowest = _lowest(model, schedule, options, params)
             t = clip_timesteps(t, lowest, schedule.num_timesteps)
-        return objective(
+        input_ids, noise_mask = batch["input_ids"], batch["noise_mask"]
+        target = noise_mask if model.predict_length is None else noise_mask & (input_ids != pad_id)
+        terms = objective(
             key,
             model,
             params,
             schedule,
-            batch["input_ids"],
-            batch["noise_mask"],
+            input_ids,
+            target,
             t,
             dropout_key=dropout_key,
             self_cond_rate=options.self_cond_rate,
@@ -143,6 +171,12 @@ def make_loss(model: Model, schedule: NoiseSchedule, options: DiffusionConfig) -
             absorb_rate=options.absorb_rate,
             penalty_weight=options.mean_embed_penalty,
         )
+        if model.predict_length is None:
+            return terms
+        log_probs = model.predict_length(params, input_ids, noise_mask)
+        lengths = jnp.sum(target, axis=-1)
+        nll = -jnp.take_along_axis(log_probs, lengths[:, None], axis=-1)[:, 0]
+        return TermsWithLength(terms, nll)
 
     return loss
 

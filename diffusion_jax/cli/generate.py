@@ -3,14 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
+from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse, progress
 from diffusion_jax.errors import UserError
 
 
@@ -19,15 +19,23 @@ class GenerateCommand:
     """Write a target for each source with a trained sequence-to-sequence model.
 
     Each line of output is {"id", "source", "candidates"}, in the order of the input, written as it
-    is made. An interrupted run goes on where it stopped with --resume.
+    is made; with --mbr also {"text"}, the candidate that agrees best with the others. An
+    interrupted run goes on where it stopped with --resume.
 
     Example: diffusion-jax generate runs/qqp --input questions.txt --output paraphrases.jsonl
+        --candidates 10 --mbr bleu
 
     Attributes:
         checkpoint: the --workdir of a training run on pairs.
         input: source texts: one a line, or .jsonl with "src"; "-" is standard input.
         output: file to write; "-" is standard output. An existing file is not overwritten.
-        candidates: texts per source.
+        candidates: texts per source (and length, with --length-beam).
+        mbr: choose one candidate by minimum Bayes risk: by "bleu" (sacrebleu's sentence BLEU) or
+            "chrf" against the others, or by the published rules of "diffuseq" or "diffusion_lm".
+        length_beam: lengths to try per source, the likeliest first; for models with a length head.
+        max_target: the most target tokens, START and END included; 0 is what the row allows.
+        length_bucket: 0 makes every row as long as in training; else rows end soon after their
+            target, at a multiple of this (faster; texts differ from those of full rows).
         seed: candidate c of source i depends on the seed, i and c alone.
         batch_size: rows per compiled call (sources times candidates).
         resume: continue an output file that was begun.
@@ -40,6 +48,10 @@ class GenerateCommand:
     input: Annotated[str, tyro.conf.arg(aliases=["-i"])]
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "-"
     candidates: int = 1
+    mbr: Literal["bleu", "chrf", "diffuseq", "diffusion_lm"] | None = None
+    length_beam: int = 1
+    max_target: int = 0
+    length_bucket: int = 0
     seed: int = 0
     batch_size: int = 64
     resume: bool = False
@@ -54,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(GenerateCommand, "generate", arguments)
     check_output(command.output, append=command.resume)
+    if command.mbr is not None and _num_texts(command) < 2:
+        raise UserError("--mbr chooses among candidates; ask for at least --candidates 2")
     sources = _read_sources(command.input)
     done = _count_done(command, sources) if command.resume else 0
     from diffusion_jax.generate import Generator
@@ -64,30 +78,60 @@ def main(arguments: Sequence[str]) -> int:
         step=command.checkpoint_step,
         **command.sampling.given(),
     )
+    total = None
     if command.input != "-":
         # A bad line shall be known now, not after hours of work on the lines before it.
+        total = 0
         for index, text in enumerate(_read_sources(command.input)):
             generator.check_source(text, index)
+            total += 1
     generations = generator.generate(
         sources,
         num_candidates=command.candidates,
+        length_beam=command.length_beam,
+        max_target=command.max_target,
+        length_bucket=command.length_bucket,
         seed=command.seed,
         batch_size=command.batch_size,
         first_index=done,
     )
     if command.resume:
         _cut_unfinished_line(Path(command.output))
-    with output_stream(command.output, append=command.resume) as stream:
+    choose = _chooser(command.mbr)
+    with (
+        output_stream(command.output, append=command.resume) as stream,
+        progress("writing", total, done) as advance,
+    ):
         for index, generation in enumerate(generations, start=done):
             record = {
                 "id": index,
                 "source": generation.source,
+                **choose(generation.candidates),
                 "candidates": generation.candidates,
             }
             print(json.dumps(record, ensure_ascii=False), file=stream, flush=True)
-            if command.output != "-" and sys.stderr.isatty():
-                print(f"\r{index + 1} written", end="", file=sys.stderr)
+            advance()
     return 0
+
+
+def _num_texts(command: GenerateCommand) -> int:
+    """Return how many candidates a line holds."""
+    return command.candidates * command.length_beam
+
+
+def _chooser(name: str | None) -> Callable[[Sequence[str]], dict[str, str]]:
+    """Return what adds the chosen text to a record, by the rule of that name."""
+    if name is None:
+        return lambda candidates: {}
+    from diffusion_jax.mbr import RULES, Rule, mbr_select
+
+    rule = {"bleu": RULES["standard"], "chrf": Rule("chrf"), **RULES}[name]
+
+    def choose(candidates: Sequence[str]) -> dict[str, str]:
+        chosen = mbr_select([candidates], rule.utility, role=rule.role, ties=rule.ties)
+        return {"text": candidates[int(chosen[0])]}
+
+    return choose
 
 
 def _read_sources(path: str) -> Iterator[str]:
@@ -119,14 +163,16 @@ def _count_done(command: GenerateCommand, sources: Iterator[str]) -> int:
     for index, line in enumerate(lines):
         try:
             record = json.loads(line)
-            found = (record["id"], record["source"], len(record["candidates"]))
+            has_choice = "text" in record
+            found = (record["id"], record["source"], len(record["candidates"]), has_choice)
         except (ValueError, KeyError, TypeError):
             found = None
-        expected = (index, next(sources, None), command.candidates)
+        expected = (index, next(sources, None), _num_texts(command), command.mbr is not None)
         if found != expected:
             raise UserError(
-                f"{path} line {index + 1} is not output of this command (expected id, source and "
-                f"number of candidates {expected}, found {found}); choose another --output"
+                f"{path} line {index + 1} is not output of this command (expected id, source, "
+                f"number of candidates and whether one is chosen {expected}, found {found}); "
+                "choose another --output"
             )
     return len(lines)
 

@@ -1,7 +1,7 @@
 """What the commands share: parsing, overrides of the reverse process, output files."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,6 +81,38 @@ def output_stream(path: str, *, append: bool = False) -> Iterator[IO[str]]:
     check_output(path, append=append)
     with Path(path).open("a" if append else "x", encoding="utf-8") as stream:
         yield stream
+
+
+@contextmanager
+def progress(verb: str, total: int | None, done: int = 0) -> Iterator[Callable[[], None]]:
+    """Show a bar on standard error, where a person reads it; gives a function to call per item.
+
+    Args:
+        verb: what is being done.
+        total: items in all; None where it is not known.
+        done: items that were done before.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn(verb),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=total, completed=done)
+        yield lambda: bar.advance(task)
 
 
 def check_output(path: str, *, append: bool = False) -> None:

@@ -67,6 +67,12 @@ class ExperimentConfig:
             "1 for a model that never saw a missing source: train with "
             "--diffusion.source-drop-rate 0.1",
         )
+        require(
+            not self.model.length_head or self.data.task == "pair",
+            "model.length_head",
+            self.model.length_head,
+            'False with data.task "text": lengths are predicted from sources',
+        )
         posterior = self.model.readout == "posterior"
         require(
             self.diffusion.objective == "mse" or posterior,

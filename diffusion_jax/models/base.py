@@ -58,6 +58,9 @@ class Model(NamedTuple):
         embed: (params, input_ids int32 [B, L]) -> float32 [B, L, E], the mean of ``x_start``.
         head: params -> RoundingHead (the tied embedding table and the bias).
         denoise: the network, see ApplyDenoiser.
+        predict_length: (params, input_ids int32 [B, L], noise_mask bool [B, L]) -> float32
+            [B, max_length + 1], log-probabilities of the number of target tokens, told by the given
+            positions alone; None where the model has no such head.
         read: (params, output of ``denoise``) -> estimate of ``x_start``, see ReadXStart.
         logical_axes: () -> pytree like the parameters, holding a tuple of logical axis names (or
             None) per array dimension, from which ``scale.sharding`` derives placements.
@@ -69,6 +72,7 @@ class Model(NamedTuple):
     denoise: ApplyDenoiser
     logical_axes: Callable[[], Any]
     read: ReadXStart = read_vector
+    predict_length: Callable[[Params, jax.Array, jax.Array], jax.Array] | None = None
 
 
 def bind(model: Model, params: Params, *, temperature: float = 1.0) -> DenoiseFn:

@@ -37,6 +37,9 @@ class DenoiserConfig:
             published), or its inner products with the embeddings are logits of a token "posterior",
             whose mean embedding is the estimate (CDCD, arXiv:2211.15089; Plaid, arXiv:2305.18619).
         normalize_embedding: scale every word vector to length sqrt(E) wherever it is used (CDCD).
+        length_head: predict the length of the target from its source and give it to the network as
+            padding that is known, instead of generating padding; for pairs. Needs ``pad_id``.
+        pad_id: id of padding; None until the tokenizer is known.
         init: "lecun" (LeCun normal kernels, zero biases, small positions) or "torch", the defaults
             of PyTorch that both published programs train from.
         dtype: what matrix products are computed in. Parameters, softmax, LayerNorm and the output
@@ -62,6 +65,8 @@ class DenoiserConfig:
     mean_embed: bool = False
     readout: str = "vector"
     normalize_embedding: bool = False
+    length_head: bool = False
+    pad_id: int | None = None
     init: str = "lecun"
     dtype: str = "float32"
     remat: str = "dots"
@@ -84,6 +89,12 @@ class DenoiserConfig:
         )
         for name in ("dropout", "attention_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        _require(
+            self.length_head or self.pad_id is None,
+            "pad_id",
+            self.pad_id,
+            "None without length_head, which alone asks for it",
+        )
         for name, allowed in _CHOICES.items():
             _require(
                 getattr(self, name) in allowed,

@@ -21,6 +21,7 @@ from diffusion_jax.models.layers import (
     linear_initializers,
     scanned_blocks,
 )
+from diffusion_jax.models.length import init_length_head, length_head_axes, length_log_probs
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.rounding import posterior_mean
 from diffusion_jax.types import Params, RoundingHead, check_shape
@@ -77,6 +78,7 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
         return network.init({"params": key}, x, jnp.zeros((1,), jnp.float32))["params"]
 
     def init(key: jax.Array) -> Params:
+        length_key = jax.random.fold_in(key, 5)
         embedding_key, bias_key, mean_key, network_key = jax.random.split(key, 4)
         _, bias_init = linear_initializers(spec.init, embed_dim)
         params = {
@@ -84,6 +86,8 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
             "head_bias": bias_init(bias_key, (vocab_size,)),
             "network": nn.meta.unbox(init_network(network_key)),
         }
+        if spec.length_head:
+            params["length_head"] = init_length_head(length_key, embed_dim, spec.max_length)
         if spec.mean_embed:
             params["mean_embed"] = jax.random.normal(mean_key, (embed_dim,)) * embed_dim**-0.5
         return params
@@ -132,12 +136,24 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
             "head_bias": ("vocab",),
             "network": axis_names(boxed),
         }
+        if spec.length_head:
+            axes["length_head"] = length_head_axes()
         if spec.mean_embed:
             axes["mean_embed"] = (None,)
         return axes
 
-    read = read_posterior if spec.readout == "posterior" else read_vector
-    return Model(init, embed, head, denoise, logical_axes, read)
+    def predict_length(params: Params, input_ids: jax.Array, noise_mask: jax.Array) -> jax.Array:
+        return length_log_probs(params["length_head"], embed(params, input_ids), noise_mask)
+
+    return Model(
+        init,
+        embed,
+        head,
+        denoise,
+        logical_axes,
+        read=read_posterior if spec.readout == "posterior" else read_vector,
+        predict_length=predict_length if spec.length_head else None,
+    )
 
 
 def _with_self_cond(spec: DenoiserConfig, x_t: jax.Array, self_cond: jax.Array | None) -> jax.Array:
