@@ -18,6 +18,7 @@ from diffusion_jax.generate import Generator
 from diffusion_jax.program import Program
 from diffusion_jax.scale.agreement import check_same_data, check_same_start, together
 from diffusion_jax.scale.mesh import check_batch_size, make_mesh
+from diffusion_jax.text.buckets import check_enough_rows, row_ends
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.example import Corpus
 from diffusion_jax.text.rows import Packing
@@ -213,6 +214,7 @@ def train(
             _check_installation(config)
             program = Program.build(config)
             placed = place_learner(program.learner(), mesh)
+            ends = _row_ends(config, data)
         check_same_data([data.train, data.validation])
         # All that can be wrong with the input has been looked at: now the disk may change.
         with together():
@@ -234,6 +236,7 @@ def train(
                 *validation_hooks(placed, data.validation, outputs),
                 *_previews(config, data, generator_of, outputs.samples, report),
             ],
+            ends=ends,
         )
     return TrainResult(config, data, result, generator_of(result.state))
 
@@ -270,6 +273,14 @@ def _generators(program: Program, tokenizer: Tokenizer) -> Callable[[TrainState]
         return Generator.build(config, tokenizer, params, state.timestep_state)
 
     return generator_of
+
+
+def _row_ends(config: ExperimentConfig, data: Data) -> np.ndarray | None:
+    """Return how long each row is, where batches are to be cut to it."""
+    if config.data.length_bucket == 0:
+        return None
+    check_enough_rows(data.train, config.train.batch_size)
+    return row_ends(data.train, data.tokenizer.pad_id, config.data.length_bucket)
 
 
 def _check_installation(config: ExperimentConfig) -> None:

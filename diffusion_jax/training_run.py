@@ -6,9 +6,11 @@ denoiser, the classifiers and the autoregressive Transformer.
 
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax import keys
@@ -22,6 +24,7 @@ from diffusion_jax.scale.sharding import (
     jit_train_step,
     state_shardings,
 )
+from diffusion_jax.text.buckets import BucketLoader
 from diffusion_jax.text.loader import EvalLoader, Loader, RowTable
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.timesteps import TimestepSampler
@@ -200,6 +203,7 @@ def run_training(
     metadata: Mapping[str, Any],
     report: ProgressReport,
     state_hooks: Callable[[Outputs], list[Every]],
+    ends: np.ndarray | None = None,
 ) -> FitResult:
     """Train, or go on from the newest intact checkpoint, and write everything to the directory.
 
@@ -210,6 +214,7 @@ def run_training(
         metadata: JSON record saved with every checkpoint.
         report: where progress goes.
         state_hooks: makes the hooks that look at the state now and then.
+        ends: how long each row is, for batches of rows of about one length (``text.buckets``).
 
     Returns:
         The last state and how the run ended.
@@ -220,7 +225,8 @@ def run_training(
     options = placed.learner.options
     root_key = jax.random.key(options.seed)
     block, num_blocks = batch_block(placed.mesh)
-    loader = Loader(
+    make_loader = Loader if ends is None else partial(BucketLoader, ends=ends)
+    loader = make_loader(
         table,
         options.batch_size,
         options.seed,

@@ -28,6 +28,9 @@ class DataConfig:
         data_dir: where TFDS keeps its datasets; empty means TFDS's own default.
         keep_newline: end each text with a newline token, as Diffusion-LM does with E2E.
         length: row length L in tokens, padding included.
+        length_bucket: pairs only: train on batches of rows of about one length, cut to a multiple
+            of this many tokens; 0 keeps all rows at full length. The loss is then a mean over the
+            cut rows, and `generate` should be given the same --length-bucket.
         packing: "pad" gives each sentence its row; "block" cuts the concatenated text into rows.
         on_long: what to do with an example longer than the row: "error", "truncate" or "drop".
         cache: directory where tokenised corpora are kept, memory-mapped, for corpora larger than
@@ -45,6 +48,7 @@ class DataConfig:
     data_dir: str = ""
     keep_newline: bool = False
     length: int = 64
+    length_bucket: int = 0
     packing: Literal["pad", "block"] = "pad"
     on_long: Literal["error", "truncate", "drop"] = "error"
     cache: str = ""
@@ -53,6 +57,14 @@ class DataConfig:
         """Check ranges and combinations."""
         require(bool(self.corpus), "data.corpus", self.corpus, "a corpus name or a path")
         require(self.length >= 5, "data.length", self.length, "at least 5 tokens")
+        require(
+            self.length_bucket == 0
+            or (self.task == "pair" and 1 <= self.length_bucket < self.length),
+            "data.length_bucket",
+            self.length_bucket,
+            "0, or with task 'pair' at least 1 and less than data.length (single texts are sampled "
+            "at full length, so they are trained at full length)",
+        )
         require(self.size >= 0, "data.size", self.size, "0 (all) or more")
         require(
             self.validation_size >= 0, "data.validation_size", self.validation_size, "0 or more"

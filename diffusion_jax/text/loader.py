@@ -56,11 +56,11 @@ class Loader:
         """
         if seed < 0:
             raise UserError(f"the seed is {seed}, but must be 0 or more")
-        self._own = _own_rows(global_batch_size, process_index, process_count)
+        self._own = own_rows(global_batch_size, process_index, process_count)
         self.store = store
         self.global_batch_size = global_batch_size
         self._order = lru_cache(maxsize=2)(
-            lambda epoch: _permutation(len(store), seed, epoch) if shuffle else None
+            lambda epoch: permutation(len(store), seed, epoch) if shuffle else None
         )
 
     @property
@@ -102,7 +102,7 @@ class EvalLoader:
         process_count: int = 1,
     ):
         """Prepare to read batches; arguments and errors as for ``Loader``."""
-        self._own = _own_rows(global_batch_size, process_index, process_count)
+        self._own = own_rows(global_batch_size, process_index, process_count)
         self.store = store
         self.global_batch_size = global_batch_size
 
@@ -125,7 +125,7 @@ class EvalLoader:
         return batch
 
 
-def _own_rows(global_batch_size: int, process_index: int, process_count: int) -> range:
+def own_rows(global_batch_size: int, process_index: int, process_count: int) -> range:
     """Return which rows of a global batch belong to one process."""
     if global_batch_size < 1:
         raise UserError(f"the batch size is {global_batch_size}, but must be 1 or more")
@@ -138,7 +138,11 @@ def _own_rows(global_batch_size: int, process_index: int, process_count: int) ->
     return range(process_index * local, (process_index + 1) * local)
 
 
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of ``count`` rows that depends on nothing but seed and epoch."""
-    bits = np.random.Philox(key=np.asarray([seed, epoch], np.uint64)).random_raw(count)
+def permutation(count: int, seed: int, epoch: int, *, stream: int = 0) -> np.ndarray:
+    """Return a permutation of ``count`` rows that depends on seed, epoch and stream alone.
+
+    Streams are for permutations of different things in one epoch, numbered from 0.
+    """
+    philox = np.random.Philox(key=np.asarray([seed, epoch], np.uint64), counter=stream << 128)
+    bits = philox.random_raw(count)
     return np.argsort(bits, kind="stable")
