@@ -55,6 +55,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "self_cond": _BASE,
     # Each of these on top of self_cond.
     "clip": {**_BASE, "diffusion.clip_noise": "auto"},
+    "adaptive": {
+        **_BASE,
+        "diffusion.position_schedule": "adaptive",
+        "diffusion.adapt_every": 100,
+    },
+    "length_head": {**_BASE, "model.length_head": True},
+    "guidance": {**_BASE, "diffusion.source_drop_rate": 0.1},
     "cross_entropy": {**_BASE, **_POSTERIOR},
     "time_warp": {**_BASE, **_POSTERIOR, "diffusion.timestep_sampler": "time_warp"},
     "clip_warp": {
@@ -171,7 +178,9 @@ def measure(preset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         began, began_wall = time.process_time(), time.perf_counter()
-        experiment.train(config, workdir)
+        result = experiment.train(config, workdir)
+        if result.fit.stopped_by is not None:
+            raise SystemExit(f"{preset}: training was stopped, nothing is reported")
         trained, trained_wall = time.process_time() - began, time.perf_counter() - began_wall
         rows = []
         for options in SAMPLERS:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import keys
+from diffusion_jax.adaptive import positions_in_target
 from diffusion_jax.config import SampleConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance.classifier_free import classifier_free
@@ -37,7 +38,7 @@ from diffusion_jax.samplers import (
     step_grid,
 )
 from diffusion_jax.scale.mesh import gather_rows, make_mesh, spread_rows
-from diffusion_jax.schedules import NoiseSchedule
+from diffusion_jax.schedules import NoiseSchedule, schedule_from_betas
 from diffusion_jax.types import (
     DenoiseFn,
     Guidance,
@@ -147,6 +148,7 @@ def make_chain(
             clamp=make_clamp(options, schedule, head.weight),
             anchor=anchor,
             guidance=guidance,
+            at_rows=_at_rows(grid, noise_mask),
             self_condition=spec.self_conditioning,
             noise_bound=options.noise_bound or None,
             collect=make_collect and make_collect(head),
@@ -160,6 +162,42 @@ def make_chain(
         return Written(jnp.where(noise_mask, ids, input_ids), collected)
 
     return chain
+
+
+# The fields of a step that differ between positions with schedules of their own.
+_NOISE_FIELDS = (
+    "alpha_bar",
+    "alpha_bar_prev",
+    "one_minus_alpha_bar",
+    "one_minus_alpha_bar_prev",
+    "beta",
+)
+
+
+def _grid_by_position(options: SampleConfig, schedule: NoiseSchedule) -> StepInfo:
+    """Return the steps of schedules [T, P]: the noise fields are [S, P], the others [S]."""
+    grids = [
+        make_grid(options, schedule_from_betas(betas, schedule.model_timesteps))
+        for betas in schedule.betas.T
+    ]
+    columns = {
+        name: np.stack([getattr(grid, name) for grid in grids], axis=1) for name in _NOISE_FIELDS
+    }
+    return grids[0]._replace(**columns)
+
+
+def _at_rows(grid: StepInfo, noise_mask: jax.Array) -> Callable[[StepInfo], StepInfo] | None:
+    """Return what looks up the noise of every position of every row, where a grid has several."""
+    if np.ndim(grid.alpha_bar) == 1:
+        return None
+    places = positions_in_target(noise_mask)
+
+    def at_rows(info: StepInfo) -> StepInfo:
+        return info._replace(
+            **{name: getattr(info, name)[places][..., None] for name in _NOISE_FIELDS}
+        )
+
+    return at_rows
 
 
 def _network(
@@ -198,6 +236,8 @@ def make_sampler(options: SampleConfig, mean_embed: jax.Array | None = None) -> 
 
 def make_grid(options: SampleConfig, schedule: NoiseSchedule) -> StepInfo:
     """Return the steps that the options ask for."""
+    if schedule.alphas_cumprod.ndim == 2:
+        return _grid_by_position(options, schedule)
     steps, spacing = options.steps, options.spacing
     if options.sampler == "dpm++" and options.faithful_v2:
         return diffuseq_v2_grid(schedule, steps, spacing=spacing)

@@ -67,6 +67,26 @@ def q_sample(
     return _where_noised(noise_mask, mean + std * noise, x_start)
 
 
+def q_sample_at(
+    x_start: jax.Array, alpha_bar: jax.Array, noise_mask: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Return ``x_t`` with a noise level of its own at every position (arXiv:2212.10325).
+
+    Args:
+        x_start: float32 [B, L, E].
+        alpha_bar: float32 [B, L], the share of signal variance.
+        noise_mask: bool [B, L], True where a position is noised.
+        noise: standard normal [B, L, E].
+
+    Returns:
+        float32 [B, L, E].
+    """
+    check_shape("alpha_bar", alpha_bar, x_start.shape[:2])
+    scale = alpha_bar[..., None]
+    noised = jnp.sqrt(scale) * x_start + jnp.sqrt(1.0 - scale) * noise
+    return _where_noised(noise_mask, noised, x_start)
+
+
 def q_sample_soft_absorbing(
     key: jax.Array | None,
     schedule: NoiseSchedule,

@@ -83,7 +83,8 @@ class Generator:
         workdir = Workdir(path)
         config = with_sample_options(workdir.read_config(), sample_options)
         tokenizer = workdir.read_tokenizer()
-        params, timestep_state = workdir.read_sampled(config, weights=weights, step=step)
+        sampler = Program.build(config).timestep_sampler
+        params, timestep_state = workdir.read_sampled(config, sampler, weights=weights, step=step)
         # Every device needs all parameters, as batches are spread over the devices.
         params = jax.device_put(params, NamedSharding(make_mesh(), PartitionSpec()))
         return cls.build(config, tokenizer, params, timestep_state)

@@ -15,13 +15,14 @@ from diffusion_jax.models.transformer import transformer_denoiser
 from diffusion_jax.schedules import NoiseSchedule, interpolate, make_schedule, respace
 from diffusion_jax.timesteps import (
     TimestepSampler,
+    adaptive_positions,
     clip_timesteps,
     lowest_timestep,
     make_timestep_sampler,
 )
 from diffusion_jax.train.optimizer import Optimizer
 from diffusion_jax.train.state import TrainState
-from diffusion_jax.train.step import LossFn, TrainStep
+from diffusion_jax.train.step import LEVELS, LossFn, TrainStep
 from diffusion_jax.training_run import Learner, configured_optimizer, make_learner
 from diffusion_jax.types import Params
 
@@ -56,9 +57,7 @@ class Program:
             model=model,
             schedule=schedule,
             loss=make_loss(model, schedule, config.diffusion, config.model.pad_id),
-            timestep_sampler=make_timestep_sampler(
-                config.diffusion.timestep_sampler, config.diffusion.timesteps
-            ),
+            timestep_sampler=configured_timesteps(config, schedule),
             optimizer=configured_optimizer(config.optim, config.train.steps),
         )
 
@@ -85,7 +84,7 @@ class Program:
     @property
     def moves(self) -> bool:
         """Whether the path of a chain depends on what was learned, not on options alone."""
-        return self.timestep_sampler.warp is not None or self.config.diffusion.clip_noise == "auto"
+        return self.timestep_sampler.learns_path or self.config.diffusion.clip_noise == "auto"
 
     def chain_schedule(self, params: Params, timestep_state: Any) -> NoiseSchedule:
         """Return the schedule that chains run on: the trained part, in the sampler's own time.
@@ -96,8 +95,13 @@ class Program:
 
         Args:
             params: parameters on this host; looked at with ``clip_noise="auto"`` alone.
-            timestep_state: of the checkpoint; looked at with ``time_warp`` alone.
+            timestep_state: of the checkpoint; looked at with ``time_warp`` and adaptive positions.
+
+        Returns:
+            Tables [T]; [T, P] with adaptive positions, counted from the start of the target.
         """
+        if self.timestep_sampler.schedule is not None:
+            return self.timestep_sampler.schedule(timestep_state)
         last = self.schedule.num_timesteps - 1
         lowest = int(_lowest(self.model, self.schedule, self.config.diffusion, params))
         if self.timestep_sampler.warp is None:
@@ -128,8 +132,24 @@ class TermsWithLength:
         """Return the sum of all terms [B]."""
         return self.terms.total() + self.length_nll
 
+    @property
+    def by_position(self) -> jax.Array:
+        """The network's error at every position [B, L], where the terms have it."""
+        return self.terms.by_position
+
     def _asdict(self) -> dict[str, jax.Array]:
         return {**self.terms._asdict(), "length_nll": self.length_nll}
+
+
+def configured_timesteps(config: ExperimentConfig, schedule: NoiseSchedule) -> TimestepSampler:
+    """Return the timestep sampler of a configuration."""
+    options = config.diffusion
+    sampler = make_timestep_sampler(options.timestep_sampler, options.timesteps)
+    if options.position_schedule == "shared":
+        return sampler
+    return adaptive_positions(
+        sampler, schedule, config.data.length, adapt_every=options.adapt_every
+    )
 
 
 def make_loss(
@@ -170,6 +190,8 @@ def make_loss(
             mean_embed=params.get("mean_embed"),
             absorb_rate=options.absorb_rate,
             penalty_weight=options.mean_embed_penalty,
+            alpha_bar=batch.get(LEVELS),
+            by_position=LEVELS in batch,
         )
         if model.predict_length is None:
             return terms

@@ -14,6 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.adaptive import (
+    PositionSchedules,
+    init_position_schedules,
+    levels,
+    observe,
+    to_noise_schedule,
+)
 from diffusion_jax.errors import UserError
 from diffusion_jax.rounding import mean_neighbour_distance
 from diffusion_jax.schedules import NoiseSchedule
@@ -32,12 +39,24 @@ class TimestepSampler(NamedTuple):
         warp: (state, quantiles [N] in [0, 1]) -> times in [0, 1], float64 [N], strictly increasing,
             on the host: where a chain stands that steps through the sampler's own measure of time.
             None: through t.
+        levels: (state, t [B], noise_mask bool [B, L]) -> alphas_cumprod float32 [B, L] of every
+            position; None where all positions have that of t.
+        observe: (state, t [B], losses [B, L], noise_mask [B, L]) -> state; with ``levels``.
+        schedule: (state) -> the schedules that chains run on, tables [T, P]; with ``levels``.
     """
 
     init: Callable[[], Any]
     sample: Callable[[jax.Array, Any, int], tuple[jax.Array, jax.Array]]
     update: Callable[[Any, jax.Array, jax.Array], Any]
     warp: Callable[[Any, np.ndarray], np.ndarray] | None = None
+    levels: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+    observe: Callable[[Any, jax.Array, jax.Array, jax.Array], Any] | None = None
+    schedule: Callable[[Any], NoiseSchedule] | None = None
+
+    @property
+    def learns_path(self) -> bool:
+        """Whether chains must know the state: the steps that they take depend on it."""
+        return self.warp is not None or self.schedule is not None
 
 
 class LossHistory(NamedTuple):
@@ -211,6 +230,50 @@ def time_warp(
         return np.interp(quantiles, cumulative, np.linspace(0.0, 1.0, bins + 1))
 
     return TimestepSampler(init, sample, update, warp)
+
+
+class AdaptiveState(NamedTuple):
+    """A sampler's own state, and the schedules of the positions."""
+
+    sampler: Any
+    positions: PositionSchedules
+
+
+def adaptive_positions(
+    sampler: TimestepSampler, schedule: NoiseSchedule, positions: int, *, adapt_every: int
+) -> TimestepSampler:
+    """Give a sampler learned noise schedules per position, see ``adaptive``.
+
+    Args:
+        sampler: draws t; one without ``warp``.
+        schedule: the named schedule, where all positions start.
+        positions: P, the most positions of a target.
+        adapt_every: stride of the updates in training steps (published: 20,000).
+    """
+
+    def init() -> AdaptiveState:
+        return AdaptiveState(sampler.init(), init_position_schedules(schedule, positions))
+
+    def sample(key: jax.Array, state: AdaptiveState, batch_size: int):
+        return sampler.sample(key, state.sampler, batch_size)
+
+    def update(state: AdaptiveState, t: jax.Array, losses: jax.Array) -> AdaptiveState:
+        return state._replace(sampler=sampler.update(state.sampler, t, losses))
+
+    def learn(
+        state: AdaptiveState, t: jax.Array, losses: jax.Array, noise_mask: jax.Array
+    ) -> AdaptiveState:
+        moved = observe(state.positions, t, losses, noise_mask, adapt_every=adapt_every)
+        return state._replace(positions=moved)
+
+    return TimestepSampler(
+        init,
+        sample,
+        update,
+        levels=lambda state, t, noise_mask: levels(state.positions, t, noise_mask),
+        observe=learn,
+        schedule=lambda state: to_noise_schedule(state.positions, schedule),
+    )
 
 
 def warp_cumulative(state: WarpState, uniform_prob: float) -> jax.Array:

@@ -31,7 +31,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.scale import lock
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
-from diffusion_jax.timesteps import make_timestep_sampler
+from diffusion_jax.timesteps import TimestepSampler
 from diffusion_jax.train.state import ema_name
 from diffusion_jax.types import Params
 
@@ -225,14 +225,18 @@ class Workdir:
         return self.checkpoints().restore_params(weights_name(config, weights), step=step).state
 
     def read_sampled(
-        self, config: ExperimentConfig, *, weights: str = "ema", step: int | None = None
+        self,
+        config: ExperimentConfig,
+        sampler: TimestepSampler,
+        *,
+        weights: str = "ema",
+        step: int | None = None,
     ) -> tuple[Params, Any]:
         """Return what a chain needs of a checkpoint: parameters, and the timestep sampler's state.
 
-        The state is read for a ``time_warp`` sampler, whose chains depend on it; () for others.
-
         Args:
             config: the run's configuration.
+            sampler: its timestep sampler; the state of one that chains do not depend on is ().
             weights: see ``read_params``.
             step: which checkpoint; None means the newest that is intact.
 
@@ -241,9 +245,7 @@ class Workdir:
         """
         store = self.checkpoints()
         restored = store.restore_params(weights_name(config, weights), step=step)
-        options = config.diffusion
-        sampler = make_timestep_sampler(options.timestep_sampler, options.timesteps)
-        if sampler.warp is None:
+        if not sampler.learns_path:
             return restored.state, ()
         abstract = jax.eval_shape(sampler.init)
         part = store.restore_part("timestep_state", abstract, step=restored.step)

@@ -21,6 +21,11 @@ class DiffusionConfig:
         clip_noise: "fixed" clips at min_timestep (0 clips nothing, as published); "auto" follows
             the mean distance between neighbouring embeddings as they are learned, not below
             min_timestep (DINOISER, section 4.1).
+        position_schedule: "shared" by all positions (as published), or "adaptive": each position of
+            the target learns a schedule along which its loss rises linearly (SeqDiffuSeq,
+            arXiv:2212.10325).
+        adapt_every: training steps between two updates of adaptive schedules; the first comes after
+            three times as many (published: 20,000).
         objective: "mse" on the estimate of x_start plus the rounding term (as published), or the
             "cross_entropy" of the words (CDCD, arXiv:2211.15089; needs model.readout "posterior").
         positions: average the loss over "all" positions (as published) or the "target" only.
@@ -40,6 +45,8 @@ class DiffusionConfig:
     timestep_sampler: Literal["uniform", "stratified", "loss_aware", "time_warp"] = "uniform"
     min_timestep: int = 0
     clip_noise: Literal["fixed", "auto"] = "fixed"
+    position_schedule: Literal["shared", "adaptive"] = "shared"
+    adapt_every: int = 20_000
     objective: Literal["mse", "cross_entropy"] = "mse"
     positions: Literal["all", "target"] = "all"
     nll_input: Literal["x_start", "prediction"] = "x_start"
@@ -56,6 +63,21 @@ class DiffusionConfig:
             "diffusion.min_timestep",
             self.min_timestep,
             f"at least 0 and below diffusion.timesteps = {self.timesteps}",
+        )
+        require(self.adapt_every >= 1, "diffusion.adapt_every", self.adapt_every, "at least 1")
+        shared = self.position_schedule == "shared"
+        for name, plain in (("clip_noise", "fixed"), ("min_timestep", 0), ("absorb_rate", 0.0)):
+            require(
+                shared or getattr(self, name) == plain,
+                f"diffusion.{name}",
+                getattr(self, name),
+                f"{plain!r} with adaptive schedules: positions share no noise level",
+            )
+        require(
+            shared or self.timestep_sampler != "time_warp",
+            "diffusion.timestep_sampler",
+            self.timestep_sampler,
+            "another with adaptive schedules of the positions: both would bend the same time",
         )
         require(
             self.objective == "mse" or self.nll_input == "x_start",

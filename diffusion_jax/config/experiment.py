@@ -73,6 +73,25 @@ class ExperimentConfig:
             self.model.length_head,
             'False with data.task "text": lengths are predicted from sources',
         )
+        adaptive = self.diffusion.position_schedule == "adaptive"
+        require(
+            not (adaptive and (self.model.mean_embed or self.model.length_head)),
+            "diffusion.position_schedule",
+            self.diffusion.position_schedule,
+            '"shared" with model.mean_embed or model.length_head',
+        )
+        require(
+            not adaptive or self.sample.sampler in ("ddpm", "ddim"),
+            "sample.sampler",
+            self.sample.sampler,
+            '"ddpm" or "ddim" with adaptive schedules of the positions',
+        )
+        require(
+            not adaptive or self.sample.spacing != "log_snr",
+            "sample.spacing",
+            self.sample.spacing,
+            "a spacing in time with adaptive schedules: positions differ in their log-SNR",
+        )
         posterior = self.model.readout == "posterior"
         require(
             self.diffusion.objective == "mse" or posterior,

@@ -76,10 +76,12 @@ def export_run(
     _check_target(path)
     workdir = Workdir(run)
     config = workdir.read_config()
-    if config.diffusion.timestep_sampler == "time_warp":
+    options = config.diffusion
+    if options.timestep_sampler == "time_warp" or options.position_schedule == "adaptive":
         raise UserError(
-            f"{run} was trained with the time_warp sampler, whose measure of time lies beside the "
-            "parameters in its checkpoint; safetensors would lose it, so copy the run directory"
+            f"chains of {run} follow what its timestep sampler learned (time_warp or adaptive "
+            "positions), which lies beside the parameters in its checkpoint; safetensors would "
+            "lose it, so copy the run directory"
         )
     tokenizer = workdir.read_tokenizer()
     weights = weights_name(config, weights)

@@ -54,6 +54,11 @@ def corpus_bound(
     Raises:
         UserError: fewer than two rows, or a number out of range.
     """
+    if program.timestep_sampler.schedule is not None:
+        raise UserError(
+            "the bound needs one noise level for all positions; this run has adaptive schedules of "
+            "the positions (diffusion.position_schedule)"
+        )
     if num_rows < 2 or batch_size < 1:
         raise UserError(f"num_rows={num_rows} and batch_size={batch_size} must be at least 2 and 1")
     num_rows = min(num_rows, len(store))

@@ -5,6 +5,7 @@ from diffusion_jax.losses.diffusion import diffusion_loss
 from diffusion_jax.losses.posterior import cross_entropy_loss
 from diffusion_jax.losses.terms import (
     BoundTerms,
+    ByPosition,
     Draws,
     LossTerms,
     PosteriorTerms,
@@ -14,6 +15,7 @@ from diffusion_jax.losses.terms import (
 
 __all__ = [
     "BoundTerms",
+    "ByPosition",
     "Draws",
     "LossTerms",
     "PosteriorTerms",

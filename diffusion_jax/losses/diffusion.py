@@ -23,11 +23,13 @@ import jax.numpy as jnp
 from diffusion_jax.errors import UserError
 from diffusion_jax.forward import (
     q_sample,
+    q_sample_at,
     q_sample_soft_absorbing,
     sample_x_start,
     x_start_from_eps,
 )
 from diffusion_jax.losses.terms import (
+    ByPosition,
     Draws,
     LossTerms,
     mean_over_positions,
@@ -66,7 +68,9 @@ def diffusion_loss(
     penalty_weight: float = 0.01,
     token_nll_fn: TokenNLL = token_nll,
     draws: Draws | None = None,
-) -> LossTerms:
+    alpha_bar: jax.Array | None = None,
+    by_position: bool = False,
+) -> LossTerms | ByPosition:
     """Compute the training loss of Diffusion-LM, DiffuSeq or DiffuSeq-v2, per example.
 
     Args:
@@ -95,9 +99,12 @@ def diffusion_loss(
         penalty_weight: weight of the norm of ``mean_embed``; unused without one.
         token_nll_fn: rounding loss, (head, x [..., E], ids [...]) -> nats [...].
         draws: all random numbers, instead of drawing them with ``key``.
+        alpha_bar: float32 [B, L], share of signal variance at every position, instead of the
+            schedule's at ``t`` (SeqDiffuSeq); without ``mean_embed``.
+        by_position: also return the network's error at every position.
 
     Returns:
-        The terms, each float32 [B].
+        The terms, each float32 [B]; in a ``ByPosition`` where that is asked for.
 
     Raises:
         UserError: an unknown choice, a rate outside [0, 1], or options that exclude each other.
@@ -116,7 +123,7 @@ def diffusion_loss(
     }
     draws = resolve_draws(key, draws, schedule, x_start_mean, t, **rates)
     x_start = sample_x_start(None, schedule, x_start_mean, noise=draws.x_start_noise)
-    x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws)
+    x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws, alpha_bar)
 
     def read_x_start(output: jax.Array) -> jax.Array:
         if parameterization == "x_start":
@@ -139,12 +146,13 @@ def diffusion_loss(
     nll = token_nll_fn(model.head(params), latent, input_ids)
 
     counted = noise_mask if positions == "target" else None
-    return LossTerms(
+    terms = LossTerms(
         mse=mean_over_positions(error, counted),
         prior=mean_over_positions(prior, counted),
         rounding_nll=mean_over_positions(nll, counted),
         penalty=penalty_term(mean_embed, penalty_weight, t),
     )
+    return ByPosition(terms, error) if by_position else terms
 
 
 def noised(
@@ -154,10 +162,19 @@ def noised(
     noise_mask: jax.Array,
     mean_embed: jax.Array | None,
     draws: Draws,
+    alpha_bar: jax.Array | None = None,
 ) -> jax.Array:
-    """Return ``x_t``, around the soft absorbing state where there is one, sources dropped."""
+    """Return ``x_t``, around the soft absorbing state where there is one, sources dropped.
+
+    Raises:
+        UserError: noise of its own at every position and a soft absorbing state.
+    """
     noise = draws.q_noise
-    if mean_embed is None:
+    if alpha_bar is not None:
+        if mean_embed is not None:
+            raise UserError("noise by position works without mean_embed only")
+        x_t = q_sample_at(x_start, alpha_bar, noise_mask, noise)
+    elif mean_embed is None:
         x_t = q_sample(None, schedule, x_start, t, noise_mask, noise=noise)
     else:
         x_t = q_sample_soft_absorbing(

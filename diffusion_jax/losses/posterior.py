@@ -15,6 +15,7 @@ import jax
 from diffusion_jax.forward import sample_x_start
 from diffusion_jax.losses.diffusion import TokenNLL, check_source_drop, noised, predict
 from diffusion_jax.losses.terms import (
+    ByPosition,
     Draws,
     PosteriorTerms,
     mean_over_positions,
@@ -47,7 +48,9 @@ def cross_entropy_loss(
     penalty_weight: float = 0.01,
     token_nll_fn: TokenNLL = token_nll,
     draws: Draws | None = None,
-) -> PosteriorTerms:
+    alpha_bar: jax.Array | None = None,
+    by_position: bool = False,
+) -> PosteriorTerms | ByPosition:
     """Compute the cross-entropy of the words given the noisy latent, per example.
 
     Args:
@@ -68,9 +71,11 @@ def cross_entropy_loss(
         penalty_weight: weight of the norm of ``mean_embed``; unused without one.
         token_nll_fn: cross-entropy, (head, output [..., E], ids [...]) -> nats [...].
         draws: all random numbers, instead of drawing them with ``key``.
+        alpha_bar: noise by position, see ``diffusion_loss``.
+        by_position: also return the cross-entropy at every position.
 
     Returns:
-        The terms, each float32 [B].
+        The terms, each float32 [B]; in a ``ByPosition`` where that is asked for.
 
     Raises:
         UserError: an unknown choice of positions, or a rate that does not go with it.
@@ -89,7 +94,7 @@ def cross_entropy_loss(
     }
     draws = resolve_draws(key, draws, schedule, x_start_mean, t, **rates)
     x_start = sample_x_start(None, schedule, x_start_mean, noise=draws.x_start_noise)
-    x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws)
+    x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws, alpha_bar)
 
     def read_x_start(output: jax.Array) -> jax.Array:
         return model.read(params, output)
@@ -97,8 +102,9 @@ def cross_entropy_loss(
     output = predict(model, params, schedule, x_t, t, dropout_key, draws, read_x_start)
     counted = noise_mask if positions == "target" else None
     nll = token_nll_fn(model.head(params), output, input_ids)
-    return PosteriorTerms(
+    terms = PosteriorTerms(
         cross_entropy=mean_over_positions(nll, counted),
         prior=mean_over_positions(prior_term(schedule, x_start), counted),
         penalty=penalty_term(mean_embed, penalty_weight, t),
     )
+    return ByPosition(terms, nll) if by_position else terms

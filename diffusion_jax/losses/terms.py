@@ -3,7 +3,8 @@
 Dimensions: B batch, L length, E embedding width, T timesteps.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,27 @@ class PosteriorTerms(NamedTuple):
     def total(self) -> jax.Array:
         """Return the sum of the terms [B], which is what training minimises."""
         return self.cross_entropy + self.prior + self.penalty
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ByPosition:
+    """The terms of an objective, and how its first one came about.
+
+    Attributes:
+        terms: a NamedTuple of [B] arrays with ``total``.
+        by_position: float32 [B, L], the network's error (squared, or cross-entropy) everywhere.
+    """
+
+    terms: Any
+    by_position: jax.Array
+
+    def total(self) -> jax.Array:
+        """Return the sum of the terms [B]."""
+        return self.terms.total()
+
+    def _asdict(self) -> dict[str, jax.Array]:
+        return self.terms._asdict()
 
 
 class BoundTerms(NamedTuple):

@@ -59,6 +59,7 @@ def sample(
     clamp: XStartTransform | None = None,
     anchor: Anchor | None = None,
     guidance: Guidance | None = None,
+    at_rows: Callable[[StepInfo], StepInfo] | None = None,
     self_condition: bool = False,
     noise_bound: float | None = None,
     noise: jax.Array | None = None,
@@ -84,6 +85,8 @@ def sample(
         clamp: applied to the estimate of ``x_start`` before the sampler uses it.
         anchor: positions that are put back after every step.
         guidance: moves the state after every step.
+        at_rows: maps a grid's step to that of the rows, whose noise levels may differ by position
+            (fields [B, L, 1]); None takes the step as it is.
         self_condition: give the network its own previous output (Chen et al. 2023), zeros at first.
             It is the output before clamping, as in training.
         noise_bound: draw the step noise from N(0, 1) truncated to [-noise_bound, noise_bound]
@@ -115,6 +118,7 @@ def sample(
 
     def run_step(carry: _Carry, step_inputs: tuple[StepInfo, jax.Array | None]):
         info, given_noise = step_inputs
+        info = info if at_rows is None else at_rows(info)
         time = jnp.full((shape[0],), info.time, jnp.float32)
         network_output = denoise(carry.state.x_t, time, carry.self_cond).astype(jnp.float32)
         pred_x_start = network_output if clamp is None else clamp(network_output, info)

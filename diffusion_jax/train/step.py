@@ -17,6 +17,9 @@ from diffusion_jax.types import Params
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 NUM_QUARTERS = 4
+LEVELS = "alpha_bar"
+"""Entry of a batch: float32 [B, L], the share of signal variance at every position."""
+BY_POSITION = "by_position"
 
 
 class Terms(Protocol):
@@ -79,6 +82,9 @@ def make_train_step(
         UserError: when ``num_microbatches`` is out of range, or (while tracing) does not divide the
             batch.
     """
+    # Samplers that move the noise of single positions tell it to the loss and learn from it.
+    observes = getattr(timestep_sampler, "observe", None)
+    levels = getattr(timestep_sampler, "levels", None)
     if num_microbatches < 1:
         raise UserError(f"num_microbatches is {num_microbatches}; it must be at least 1")
 
@@ -88,7 +94,10 @@ def make_train_step(
         batch, t, weights = piece
         terms = loss_fn(params, key, batch, t, drop)
         total = terms.total()
-        return jnp.mean(weights * total), {**terms._asdict(), "total": total}
+        named = {**terms._asdict(), "total": total}
+        if observes:
+            named[BY_POSITION] = terms.by_position
+        return jnp.mean(weights * total), named
 
     def gradients(
         params: Params, pieces: Any, noise_key: jax.Array, dropout_key: jax.Array
@@ -118,12 +127,20 @@ def make_train_step(
         }
         batch_size = _batch_size(batch, num_microbatches)
         t, weights = timestep_sampler.sample(key["timesteps"], state.timestep_state, batch_size)
-        pieces = jax.tree.map(lambda x: _deal(x, num_microbatches), (dict(batch), t, weights))
+        inputs = dict(batch)
+        if levels:
+            inputs[LEVELS] = levels(state.timestep_state, t, batch["noise_mask"])
+        pieces = jax.tree.map(lambda x: _deal(x, num_microbatches), (inputs, t, weights))
         grads, terms = gradients(state.params, pieces, key["noise"], key["dropout"])
         terms = {name: _gather(term) for name, term in terms.items()}
+        by_position = terms.pop(BY_POSITION, None)
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.all(jnp.isfinite(terms["total"]))
+
+        def learned_timesteps() -> Any:
+            learned = timestep_sampler.update(state.timestep_state, t, terms["total"])
+            return observes(learned, t, by_position, batch["noise_mask"]) if observes else learned
 
         def advance() -> TrainState:
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -133,7 +150,7 @@ def make_train_step(
                 params=params,
                 ema=update_ema(state.ema, params),
                 opt_state=opt_state,
-                timestep_state=timestep_sampler.update(state.timestep_state, t, terms["total"]),
+                timestep_state=learned_timesteps(),
             )
 
         # A branch, not a selection between two states: this one works in place, where the other
@@ -175,8 +192,8 @@ def _deal(x: jax.Array, num_hands: int) -> jax.Array:
 
 
 def _gather(x: jax.Array) -> jax.Array:
-    """Undo ``_deal``: [M, B / M] -> [B] in the order of the batch."""
-    return jnp.swapaxes(x, 0, 1).reshape(-1)
+    """Undo ``_deal``: [M, B / M, ...] -> [B, ...] in the order of the batch."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
 def _by_quarter(total: jax.Array, t: jax.Array, num_timesteps: int) -> Metrics:

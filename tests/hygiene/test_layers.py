@@ -17,6 +17,7 @@ LAYERS = {
     "schedules": 0,
     "forward": 0,
     "rounding": 0,
+    "adaptive": 1,
     "timesteps": 1,
     "losses": 1,
     "samplers": 1,
