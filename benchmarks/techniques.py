@@ -76,6 +76,11 @@ SAMPLERS: tuple[dict[str, Any], ...] = (
     {"sampler": "ddim", "steps": 20, "clamp": "all"},
     {"sampler": "ddpm", "steps": 200, "clamp": "all"},
 )
+# What only some presets can do.
+MORE_SAMPLERS = {
+    "guidance": tuple({**options, "guidance_scale": 2.0} for options in SAMPLERS),
+    "cross_entropy": ({**SAMPLERS[0], "temperature": 0.5},),
+}
 CALIBRATION_STEPS = 20
 
 
@@ -183,7 +188,7 @@ def measure(preset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             raise SystemExit(f"{preset}: training was stopped, nothing is reported")
         trained, trained_wall = time.process_time() - began, time.perf_counter() - began_wall
         rows = []
-        for options in SAMPLERS:
+        for options in (*SAMPLERS, *MORE_SAMPLERS.get(preset, ())):
             generator = Generator.from_checkpoint(workdir, **options)
             written = generator.generate(sources, batch_size=100, seed=arguments.seed)
             texts = [generation.candidates[0] for generation in written]
