@@ -51,11 +51,15 @@ from diffusion_jax.types import (
 Reverse = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
 """(params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L]) -> ids int32 [B, L]."""
 
-MakeGuidance = Callable[[Params, DenoiseFn, Anchor, Any], Guidance]
+MakeGuidance = Callable[[Params, DenoiseFn, Anchor, Any], Guidance | None]
 """(params, the chain's network, its anchor, what is wanted: any pytree) -> the guide of a chain."""
 
 MakeCollect = Callable[[RoundingHead], CollectFn]
 """(head) -> what to record of every step, see ``samplers.sample``."""
+
+
+# Coordinates of an embedding that is nearest to nothing; its square is far from overflowing.
+_FAR = 1e6
 
 
 class Written(NamedTuple):
@@ -97,6 +101,8 @@ def make_chain(
     *,
     make_guidance: MakeGuidance | None = None,
     make_collect: MakeCollect | None = None,
+    collect_every: int = 1,
+    special_ids: Sequence[int] = (),
     absorb_rate: float = 0.0,
 ) -> Callable[..., Written]:
     """Compose a reverse chain: anchors in, noise, the scanned sampler, rounding to ids.
@@ -107,14 +113,17 @@ def make_chain(
         schedule: what the chain runs on, ``Program.chain_schedule``; indices t are its own.
         options: how to sample.
         make_guidance: what steers the chain; None leaves it unguided.
-        make_collect: what to record of every step.
+        make_collect: what to record of the steps.
+        collect_every: record every this many steps, see ``samplers.sample``.
+        special_ids: ids that are no words, for ``word_mask``.
         absorb_rate: the rate that the model was trained with; DiffuSeq-v2's published ancestral
             chain (``options.faithful_v2``) absorbs with it, no other does.
 
     Returns:
-        (params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L], wanted) -> Written, where
-        ``wanted`` goes to ``make_guidance``. Given positions (noise mask False) come back as they
-        went in.
+        (params, keys [B], input_ids int32 [B, L], noise_mask bool [B, L], wanted, word_mask) ->
+        Written. Given positions (noise mask False) come back as they went in. ``wanted`` goes to
+        ``make_guidance``. Where ``word_mask``, bool [B, L] or None, is True, no special id is
+        written, nor does clamping pull toward one: a text of known length has words up to its end.
 
     Raises:
         UserError: a guide for a published chain that has none.
@@ -131,9 +140,11 @@ def make_chain(
         input_ids: jax.Array,
         noise_mask: jax.Array,
         wanted: Any = None,
+        word_mask: jax.Array | None = None,
     ) -> Written:
         head = model.head(params)
         denoise = _network(model, params, noise_mask, options)
+        words = _words_only(head, special_ids) if word_mask is not None else head
         anchor = Anchor(model.embed(params, input_ids), noise_mask)
         mean_embed = params["mean_embed"] if spec.mean_embed else None
         guidance = make_guidance and make_guidance(params, denoise, anchor, wanted)
@@ -145,18 +156,22 @@ def make_chain(
             make_sampler(options, mean_embed),
             grid,
             (input_ids.shape[0], input_ids.shape[1], spec.embed_dim),
-            clamp=make_clamp(options, schedule, head.weight),
+            clamp=_by_mask(
+                word_mask,
+                make_clamp(options, schedule, words.weight),
+                make_clamp(options, schedule, head.weight),
+            ),
             anchor=anchor,
             guidance=guidance,
             at_rows=_at_rows(grid, noise_mask),
             self_condition=spec.self_conditioning,
             noise_bound=options.noise_bound or None,
             collect=make_collect and make_collect(head),
+            collect_every=collect_every,
         )
-        if options.rounding == "nearest":
-            ids, _ = nearest_embedding(result.x_start, head.weight)
-        else:
-            ids = most_likely_ids(head, result.x_start)
+        ids = _round(options, head, result.x_start)
+        if word_mask is not None:
+            ids = jnp.where(word_mask, _round(options, words, result.x_start), ids)
         # Batch first, as everything that leaves a chain.
         collected = jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1), result.collected)
         return Written(jnp.where(noise_mask, ids, input_ids), collected)
@@ -256,6 +271,32 @@ def make_clamp(
         return None
     last_half = (len(schedule.betas) - 1) // 2
     return clamp_to_embeddings(embedding, max_t=last_half if options.clamp == "last" else None)
+
+
+def _round(options: SampleConfig, head: RoundingHead, x_start: jax.Array) -> jax.Array:
+    if options.rounding == "nearest":
+        return nearest_embedding(x_start, head.weight)[0]
+    return most_likely_ids(head, x_start)
+
+
+def _words_only(head: RoundingHead, special_ids: Sequence[int]) -> RoundingHead:
+    """Return a head under which no special id is ever nearest or most likely."""
+    special = jnp.asarray(special_ids, jnp.int32)
+    return RoundingHead(head.weight.at[special].set(_FAR), head.bias.at[special].set(-jnp.inf))
+
+
+def _by_mask(
+    word_mask: jax.Array | None, words: XStartTransform | None, every: XStartTransform | None
+) -> XStartTransform | None:
+    """Return ``words`` at the positions of the mask [B, L] and ``every`` elsewhere."""
+    if word_mask is None or words is None or every is None:
+        return every
+
+    def clamp(pred_x_start: jax.Array, info: StepInfo) -> jax.Array:
+        chosen = words(pred_x_start, info), every(pred_x_start, info)
+        return jnp.where(word_mask[..., None], *chosen)
+
+    return clamp
 
 
 def run_batches(function: Callable[..., Any], rows: Any, batch_size: int) -> Any:

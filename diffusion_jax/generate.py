@@ -19,6 +19,7 @@ from diffusion_jax.config import ExperimentConfig, SampleConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.program import Program
 from diffusion_jax.scale.mesh import make_mesh
+from diffusion_jax.schedules import NoiseSchedule
 from diffusion_jax.text.packing import Row, pack_source, unpack_target
 from diffusion_jax.text.targets import MIN_TARGET, RowShape, row_end
 from diffusion_jax.text.tokenizers import Tokenizer
@@ -50,6 +51,7 @@ class Generator:
         tokenizer: ids to text and back.
         params: parameters of the denoiser.
         reverse: the compiled chain, shared by generators that differ only in their parameters.
+        schedule: what chains run on, see ``Program.chain_schedule``.
         length_log_probs: the compiled length head, see ``Model.predict_length``; None without one.
     """
 
@@ -57,6 +59,7 @@ class Generator:
     tokenizer: Tokenizer
     params: Params
     reverse: Reverse
+    schedule: NoiseSchedule
     length_log_probs: Callable[[Params, np.ndarray, np.ndarray], jax.Array] | None = None
 
     @classmethod
@@ -116,7 +119,9 @@ class Generator:
             absorb_rate=config.diffusion.absorb_rate,
         )
         lengths = program.model.predict_length
-        return cls(config, tokenizer, params, jax.jit(reverse), lengths and jax.jit(lengths))
+        return cls(
+            config, tokenizer, params, jax.jit(reverse), schedule, lengths and jax.jit(lengths)
+        )
 
     def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:
         """Write new texts with a model of single texts.

@@ -1,7 +1,6 @@
 """``diffusion-jax generate``: write a target for each source line."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse, progress
+from diffusion_jax.cli.resuming import count_done, cut_unfinished_line
 from diffusion_jax.errors import UserError
 
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         first_index=done,
     )
     if command.resume:
-        _cut_unfinished_line(Path(command.output))
+        cut_unfinished_line(command.output)
     choose = _chooser(command.mbr)
     with (
         output_stream(command.output, append=command.resume) as stream,
@@ -153,31 +153,10 @@ def _count_done(command: GenerateCommand, sources: Iterator[str]) -> int:
     Raises:
         UserError: the output was written by something else, or for other sources.
     """
-    if command.output == "-":
-        raise UserError("--resume continues a file; give --output")
-    path = Path(command.output)
-    if not path.exists():
-        return 0
-    content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    for index, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-            has_choice = "text" in record
-            found = (record["id"], record["source"], len(record["candidates"]), has_choice)
-        except (ValueError, KeyError, TypeError):
-            found = None
-        expected = (index, next(sources, None), _num_texts(command), command.mbr is not None)
-        if found != expected:
-            raise UserError(
-                f"{path} line {index + 1} is not output of this command (expected id, source, "
-                f"number of candidates and whether one is chosen {expected}, found {found}); "
-                "choose another --output"
-            )
-    return len(lines)
-
-
-def _cut_unfinished_line(path: Path) -> None:
-    """Remove what an interrupted run wrote after the last complete line."""
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    chosen = command.mbr is not None
+    return count_done(
+        command.output,
+        ((i, source, _num_texts(command), chosen) for i, source in enumerate(sources)),
+        lambda r: (r["id"], r["source"], len(r["candidates"]), "text" in r),
+        "id, source, number of candidates and whether one is chosen",
+    )

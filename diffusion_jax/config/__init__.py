@@ -12,6 +12,7 @@ from diffusion_jax.config.control import ClassifierRunConfig
 from diffusion_jax.config.data import DataConfig, TokenizerConfig
 from diffusion_jax.config.diffusion import DiffusionConfig
 from diffusion_jax.config.experiment import ExperimentConfig
+from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.config.sampling import SampleConfig
 from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
 
@@ -20,6 +21,7 @@ __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "ExperimentConfig",
+    "GuidanceConfig",
     "MeshConfig",
     "OptimConfig",
     "SampleConfig",

@@ -108,7 +108,8 @@ def keywords(posterior: TokenPosterior, word_ids: jax.Array) -> Objective:
 
     Args:
         posterior: where tokens are read off.
-        word_ids: int32 [B, W], W words for each row.
+        word_ids: int32 [B, W], W words for each row; -1 asks for nothing, so that rows may want
+            different numbers of words.
     """
     if word_ids.ndim != 2:
         raise UserError(f"word_ids has shape {word_ids.shape}; use [B, W], W words for each row")
@@ -117,8 +118,9 @@ def keywords(posterior: TokenPosterior, word_ids: jax.Array) -> Objective:
         head, vectors = posterior(x, info, output)
 
         def appears(ids: jax.Array) -> jax.Array:
-            everywhere = jnp.broadcast_to(ids[:, None], vectors.shape[:2])
-            return jax.nn.logsumexp(-token_nll(head, vectors, everywhere), axis=-1)
+            everywhere = jnp.broadcast_to(jnp.maximum(ids, 0)[:, None], vectors.shape[:2])
+            found = jax.nn.logsumexp(-token_nll(head, vectors, everywhere), axis=-1)
+            return jnp.where(ids < 0, 0.0, found)
 
         return jnp.sum(jax.lax.map(appears, word_ids.T), axis=0)
 

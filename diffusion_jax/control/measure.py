@@ -1,0 +1,275 @@
+"""Success and fluency of control, beside what one gets without it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.control.choose import order
+from diffusion_jax.control.compose import Plan
+from diffusion_jax.control.judge import Judge, Verdict
+from diffusion_jax.control.steer import Candidate, Controller
+from diffusion_jax.text.control_targets import Target
+
+Texts = Sequence[Sequence[str]]
+"""N texts for each target."""
+
+Fluency = Callable[[Sequence[str]], float]
+"""texts -> nats per token under a judge of fluency."""
+
+# Li et al. 2022, table 2 and 3: control success in percent / lm-score, 50 samples per target, E2E.
+PUBLISHED = {
+    "attribute": {"FUDGE": (69.9, 2.83), "Diffusion-LM": (81.2, 2.55), "fine-tuned": (72.5, 2.87)},
+    "pos": {"FUDGE": (27.0, 7.96), "Diffusion-LM": (90.0, 5.16), "fine-tuned": (89.5, 4.72)},
+    "tree": {"FUDGE": (17.9, 3.39), "Diffusion-LM": (86.0, 3.71), "fine-tuned": (64.8, 5.72)},
+    "span": {"FUDGE": (54.2, 4.03), "Diffusion-LM": (93.8, 2.53), "fine-tuned": (26.3, 2.88)},
+    "length": {"FUDGE": (46.9, 3.11), "Diffusion-LM": (99.9, 2.16), "fine-tuned": (98.1, 3.84)},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a method on a task.
+
+    Attributes:
+        task: see ``tasks``.
+        method: "control", "no control", "rejection", ...
+        targets: number of targets.
+        samples: texts per target.
+        success: share of texts that obey every control; None where nobody can tell.
+        success_error: its standard error over targets.
+        by_control: the same share for each control alone.
+        in_language: share of texts that are sentences of the language; None elsewhere.
+        success_in_language: success among those that are.
+        measures: means of finer figures, see ``judge.Verdict``; over all texts.
+        nats_per_token: under the teacher; None without one.
+        seconds_per_text: what a text costs.
+        distinct: distinct texts among those of one target, on average.
+    """
+
+    task: str
+    method: str
+    targets: int
+    samples: int
+    success: float | None
+    success_error: float | None = None
+    by_control: dict[str, float] | None = None
+    in_language: float | None = None
+    success_in_language: float | None = None
+    measures: dict[str, float] | None = None
+    nats_per_token: float | None = None
+    seconds_per_text: float | None = None
+    distinct: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def summarise(
+    task: str,
+    method: str,
+    targets: Sequence[Target],
+    texts: Texts,
+    judge: Judge,
+    *,
+    fluency: Fluency | None = None,
+    seconds: float | None = None,
+) -> Row:
+    """Judge N texts for each target and average: over the texts of a target, then over targets."""
+    verdicts = [[judge(text, target) for text in group] for target, group in zip(targets, texts)]
+    flat = [verdict for group in verdicts for verdict in group]
+    success, error = _mean_over_targets(verdicts)
+    known = [v for v in flat if v.fluent is not None]
+    inside = [v for v in flat if v.fluent]
+    controls = {name for verdict in flat for name in verdict.holds}
+    measured = {name for verdict in flat for name in verdict.measures}
+    written = [text for group in texts for text in group]
+    return Row(
+        task=task,
+        method=method,
+        targets=len(targets),
+        samples=len(texts[0]),
+        success=success,
+        success_error=error,
+        by_control={
+            name: _mean([v.holds[name] for v in flat if v.holds.get(name) is not None])
+            for name in sorted(controls)
+        },
+        in_language=_mean([v.fluent for v in known]) if known else None,
+        success_in_language=_mean([v.all_hold() for v in inside]) if inside else None,
+        measures={
+            name: _mean([v.measures[name] for v in flat if name in v.measures])
+            for name in sorted(measured)
+        },
+        nats_per_token=fluency(written) if fluency is not None else None,
+        seconds_per_text=None if seconds is None else seconds / max(len(written), 1),
+        distinct=_mean([len(set(group)) for group in texts]),
+    )
+
+
+def rejection(
+    task: str,
+    targets: Sequence[Target],
+    pool: Sequence[str],
+    judge: Judge,
+    *,
+    num_samples: int,
+    draws: float,
+) -> Row:
+    """Return what rejection sampling reaches: draw without control, keep what obeys.
+
+    Of ``draws`` texts for each target, the first ``num_samples`` that obey are handed out, and
+    others where they are too few. Shares are exact expectations under the pool.
+
+    Args:
+        task: for the table.
+        targets: what is asked.
+        pool: texts without control.
+        judge: also what accepts: rejection is told the truth, which flatters it.
+        num_samples: texts to hand out for each target.
+        draws: texts that fit into the time which control takes for a target.
+    """
+    filled, fluent = [], []
+    for target in targets:
+        verdicts = [judge(text, target) for text in pool]
+        hits = [v for v in verdicts if v.all_hold()]
+        share = min(draws * len(hits) / len(pool), num_samples) / num_samples
+        filled.append(share)
+        if verdicts[0].fluent is not None:
+            others = [v.fluent for v in verdicts if not v.all_hold()]
+            of_hits = _mean([v.fluent for v in hits]) if hits else 0.0
+            fluent.append(share * of_hits + (1 - share) * (_mean(others) if others else 0.0))
+    return Row(
+        task=task,
+        method="rejection, equal time",
+        targets=len(targets),
+        samples=num_samples,
+        success=_mean(filled),
+        success_error=_error(filled),
+        in_language=_mean(fluent) if fluent else None,
+    )
+
+
+class Measurement:
+    """The table of one model: every task with and without control."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        judge: Judge,
+        *,
+        num_samples: int,
+        seed: int,
+        batch_size: int,
+        pool_size: int,
+        fluency: Fluency | None = None,
+    ):
+        """Say what is measured.
+
+        Args:
+            controller: the model, its classifiers and how they steer it.
+            judge: says what holds.
+            num_samples: texts for each target.
+            seed: of the texts.
+            batch_size: rows per compiled call.
+            pool_size: texts without control, for the baselines; 0 leaves them out.
+            fluency: nats per token of texts.
+        """
+        self.controller = controller
+        self.judge = judge
+        self.num_samples = num_samples
+        self.seed = seed
+        self.batch_size = batch_size
+        self.pool_size = pool_size
+        self.fluency = fluency
+        self._pool: tuple[list[str], float] | None = None
+
+    def rows(self, task: str, targets: Sequence[Target]) -> Iterator[Row]:
+        """Yield the lines of one task: control, no control, rejection at equal time."""
+        written, seconds = self._timed(targets)
+        texts = [[candidate.text for candidate in candidates] for candidates in written]
+        shared = {"fluency": self.fluency, "seconds": seconds}
+        yield summarise(task, "control", targets, texts, self.judge, **shared)
+        best = [[candidates[order(candidates, "classifier")[0]].text] for candidates in written]
+        method = f"control, best of {self.num_samples}"
+        yield summarise(task, method, targets, best, self.judge, **shared)
+        if self.pool_size == 0:
+            return
+        if self._pool is None:
+            self._pool = self._uncontrolled()
+        pool, taken = self._pool
+        yield summarise(
+            task,
+            "no control",
+            targets,
+            [pool] * len(targets),
+            self.judge,
+            seconds=taken * len(targets),
+            fluency=self.fluency and (lambda _: self.fluency(pool)),
+        )
+        draws = seconds / len(targets) / (taken / len(pool))
+        yield rejection(task, targets, pool, self.judge, num_samples=self.num_samples, draws=draws)
+
+    def _timed(self, targets: Sequence[Target]) -> tuple[list[list[Candidate]], float]:
+        """Return the candidates for all targets, and the seconds without compilation."""
+        options = {"seed": self.seed, "batch_size": self.batch_size}
+        # One batch beforehand, so that the clock does not see compilation.
+        plans = [[self.controller.layouts(target)[0]] * self.num_samples for target in targets]
+        next(self.controller.write_plans(plans, **options))
+        start = time.perf_counter()
+        written = list(self.controller.write(targets, self.num_samples, **options))
+        return written, time.perf_counter() - start
+
+    def _uncontrolled(self) -> tuple[list[str], float]:
+        """Return texts for which nothing is asked, and the seconds without compilation."""
+        options = {"seed": self.seed, "batch_size": self.batch_size}
+        plans = [[Plan(Target())] * self.pool_size]
+        next(self.controller.write_plans([plans[0][: self.batch_size]], **options))
+        start = time.perf_counter()
+        written = next(self.controller.write_plans(plans, **options))
+        return [candidate.text for candidate in written], time.perf_counter() - start
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table, shares in percent, with the published figures."""
+    head = "| task | method | success | in language | success in language | other | nats/token |"
+    lines = [head, "|---|---|---:|---:|---:|---|---:|"]
+    for row in rows:
+        others = dict(row.measures or {})
+        if row.by_control and len(row.by_control) > 1:
+            others |= row.by_control
+        listed = ", ".join(f"{name} {_percent(value)}" for name, value in others.items())
+        error = "" if row.success_error is None else f" ± {_percent(row.success_error)}"
+        lines.append(
+            f"| {row.task} | {row.method} | {_percent(row.success)}{error} "
+            f"| {_percent(row.in_language)} | {_percent(row.success_in_language)} | {listed} "
+            f"| {'' if row.nats_per_token is None else f'{row.nats_per_token:.2f}'} |"
+        )
+    for task in dict.fromkeys(row.task for row in rows):
+        for method, (success, score) in PUBLISHED.get(task, {}).items():
+            lines.append(f"| {task} | {method}, published (E2E) | {success} | | | | {score} |")
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def _mean_over_targets(verdicts: Sequence[Sequence[Verdict]]) -> tuple[float | None, float | None]:
+    outcomes = [[verdict.all_hold() for verdict in group] for group in verdicts]
+    if any(outcome is None for group in outcomes for outcome in group):
+        return None, None
+    shares = [_mean([bool(outcome) for outcome in group]) for group in outcomes]
+    return _mean(shares), _error(shares)
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return float(np.mean([float(value) for value in values])) if values else math.nan
+
+
+def _error(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

@@ -1,0 +1,88 @@
+"""Whether an E2E text says an attribute: words looked at one by one, in place of a parser.
+
+The published success rate of attributes asks whether the value is a substring of the text, so
+"low" is found in "yellow" and "Blue Spice" (the neighbour) counts as the name. The matcher here is
+stricter: whole words, the ways of E2E to say a price, a rating or friendliness, negation, and the
+neighbour told from the name. It is a matcher, not truth: unknown phrasings count as not said.
+"""
+
+import re
+from collections.abc import Mapping
+
+_NEAR = r"(?:near|nearby|close to|next to|beside|by|not far from|around|adjacent to|opposite)"
+_NOT = r"(?:not|no|isn ?' ?t|aren ?' ?t|non|never|n't|un|without|doesn ?' ?t)"
+_FRIENDLY = r"(?:family|families|kids?|child|children|childs)"
+_WELCOME = rf"(?:{_FRIENDLY} ?-? ?(?:friendly|oriented|welcome)|{_FRIENDLY} (?:\w+ ){{0,2}}welcome)"
+_RATED = r"(?:rating|rated|ratings|rate|customer|customers|stars?|reviews?)"
+
+_PHRASES = {
+    ("price", "cheap"): (r"cheap\w*", r"inexpensive", r"low ?-? ?(?:price|prices|priced|cost)"),
+    ("price", "moderate"): (
+        r"moderate\w* ?-? ?(?:price|prices|priced)?",
+        r"(?:average|mid) ?-? ?(?:price|prices|priced)",
+    ),
+    ("price", "high"): (r"expensive", r"high\w* ?-? ?(?:price|prices|priced)", r"high price range"),
+    ("price", "less than £ 20"): (r"(?:less than|under|below) £ ?20",),
+    ("price", "£ 20 - 25"): (r"£ ?20 ?(?:-|to|and) ?£? ?25",),
+    ("price", "more than £ 30"): (r"(?:more than|over|above|start\w* at|from) £ ?30",),
+    ("customer rating", "low"): (rf"(?:low|poor|bad)\w* (?:\w+ )?{_RATED}",),
+    ("customer rating", "average"): (rf"average\w* (?:\w+ )?{_RATED}",),
+    ("customer rating", "high"): (rf"(?:high|highly|excellent) (?:\w+ )?{_RATED}",),
+    ("family friendly", "yes"): (_WELCOME,),
+    ("family friendly", "no"): (
+        rf"{_NOT} (?:\w+ ){{0,3}}?{_WELCOME}",
+        rf"{_NOT} (?:\w+ ){{0,2}}?{_FRIENDLY}",
+        r"adults?(?: only)?",
+    ),
+}
+_STARS = {"1": "one", "3": "three", "5": "five"}
+# What may stand before a phrase of "yes" and turns it around.
+_NEGATED = re.compile(rf"\b{_NOT}\b(?: \w+){{0,3}} ?-? ?$")
+
+
+def says(text: str, field: str, value: str) -> bool:
+    """Return whether a text says ``field = value``, by whole words.
+
+    Args:
+        text: tokens between spaces, in any case.
+        field: an attribute as E2E names it (``Type``, ``food``, ``customer rating``, ...).
+        value: its value.
+    """
+    text, wanted = _normal(text), _normal(value)
+    key = (field.lower(), wanted)
+    found = re.search(r"([135]) out of 5", wanted)
+    if key[0] == "customer rating" and found:
+        number = found.group(1)
+        stars = rf"(?:{number}|{_STARS[number]}) ?-? ?(?:out of (?:5|five)|stars?)"
+        return _has(text, stars)
+    if key[0] == "near":
+        return _has(text, rf"{_NEAR} (?:\w+ ){{0,4}}?{re.escape(wanted)}")
+    if key[0] == "name":
+        without_neighbour = re.sub(rf"\b{_NEAR} (?:\w+ )?{re.escape(wanted)}", " ", text)
+        return _has(without_neighbour, re.escape(wanted))
+    if key[0] == "area" and wanted in ("city centre", "riverside"):
+        return _has(text, r"cit\w+ (?:centre|center)" if wanted[0] == "c" else r"river ?side|river")
+    for pattern in _PHRASES.get(key, (re.escape(wanted),)):
+        for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text):
+            negated = key == ("family friendly", "yes") and _NEGATED.search(text[: match.start()])
+            if not negated:
+                return True
+    return False
+
+
+def contains(text: str, value: str) -> bool:
+    """Return whether the value is a substring of the text: the published success of attributes."""
+    return value in text
+
+
+def says_all(text: str, attributes: Mapping[str, str]) -> bool:
+    """Return whether a text says every attribute, see ``says``."""
+    return all(says(text, field, value) for field, value in attributes.items())
+
+
+def _has(text: str, pattern: str) -> bool:
+    return re.search(rf"(?<!\w)(?:{pattern})(?!\w)", text) is not None
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())

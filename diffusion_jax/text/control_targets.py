@@ -1,0 +1,287 @@
+"""What is asked of a text: attributes, length, parts of speech, tree, spans, given words, keywords.
+
+A target is plain data. It comes from the command line, from JSON lines of our own
+
+    {"attributes": {"food": "thai"}, "length": 9, "pos": "DET NOUN ...", "tree": "(S ...)",
+     "spans": [[3, 5, "PP"]], "keep": "the pub ___ .", "keywords": ["cheap"]}
+
+or from the files that Diffusion-LM publishes (Li et al. 2022), which hold one of these a line:
+
+    ["food", ":", "Thai"]                                   an attribute
+    {"pos": ["START", ..., "END"], "words_": [...]}         parts of speech
+    {"spans": [[3, 5, "PP"]], "words_": [...]}              spans
+    {"pos": ..., "attr": ["food", ":", "Thai"], ...}        parts of speech and an attribute
+
+Positions count the tokens of the text from 0, without START; ends are inclusive; lengths are in
+tokens, without START and END.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.text.files import read_lines
+from diffusion_jax.text.labels import UNIVERSAL_TAGS, lookup
+from diffusion_jax.text.trees import Span, check_nested, parse_tree
+
+ANY_TAG = "*"
+MASK = "___"
+_FIELDS = ("attributes", "length", "pos", "tree", "spans", "keep", "keywords")
+# What published targets hold besides, and records of others may: kept out of the way.
+_PASSIVE = ("words_", "attr", "id", "reference")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one text shall be.
+
+    Attributes:
+        attributes: field -> value.
+        length: tokens.
+        pos: one Universal POS tag for each token, ``"*"`` for any.
+        tree: brackets; the leaves count tokens, their words do not matter.
+        spans: single constituents (start, end inclusive, label).
+        keep: a template of words to keep, with holes, see ``text.templates``.
+        keywords: words that must appear.
+        reference: the text that a published target was made of; for people, never for the model.
+    """
+
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    length: int | None = None
+    pos: tuple[str, ...] | None = None
+    tree: str | None = None
+    spans: tuple[Span, ...] = ()
+    keep: str | None = None
+    keywords: tuple[str, ...] = ()
+    reference: str | None = None
+
+    def controls(self) -> tuple[str, ...]:
+        """Return the names of the fields that ask for something."""
+        return tuple(name for name in _FIELDS if getattr(self, name) not in (None, (), {}))
+
+    def tree_spans(self) -> tuple[Span, ...]:
+        """Return the constituents of the tree, () without one."""
+        return parse_tree(self.tree).spans if self.tree is not None else ()
+
+    def fixed_length(self) -> int | None:
+        """Return the number of tokens that length, tags or tree ask for; None if none does."""
+        if self.length is not None:
+            return self.length
+        if self.pos is not None:
+            return len(self.pos)
+        return len(parse_tree(self.tree).tokens) if self.tree is not None else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is asked as JSON values, as ``target_from_json`` reads them."""
+        record: dict[str, Any] = {name: getattr(self, name) for name in self.controls()}
+        if "attributes" in record:
+            record["attributes"] = dict(self.attributes)
+        if "pos" in record:
+            record["pos"] = " ".join(record["pos"])
+        if "spans" in record:
+            record["spans"] = [list(span) for span in self.spans]
+        if "keywords" in record:
+            record["keywords"] = list(self.keywords)
+        return record
+
+
+def parse_attributes(items: Iterable[str]) -> dict[str, str]:
+    """Read ``food=Italian`` items; raises UserError for another form or two values of one field."""
+    attributes: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        name, value = name.strip(), value.strip()
+        if not (name and equals and value):
+            raise UserError(f"attribute {item!r} is not FIELD=VALUE, for example food=Italian")
+        if attributes.setdefault(name, value) != value:
+            raise UserError(
+                f"contradictory controls: {name} cannot be both {attributes[name]!r} and {value!r}"
+            )
+    return attributes
+
+
+def parse_tags(text: str | Sequence[str]) -> tuple[str, ...]:
+    """Read Universal POS tags between spaces (``*``: any); raises UserError for another tag."""
+    tags = tuple(text.split() if isinstance(text, str) else map(str, text))
+    if not tags:
+        raise UserError('no tag is given; write one for each token, for example "DET NOUN VERB"')
+    for tag in tags:
+        if tag != ANY_TAG:
+            lookup(tag, UNIVERSAL_TAGS, "part of speech")
+    return tags
+
+
+def parse_span(item: str) -> Span:
+    """Read ``3:5=PP``: a PP from token 3 to token 5, both included, counted from 0."""
+    extent, equals, label = item.partition("=")
+    start, colon, end = extent.partition(":")
+    if not (
+        equals and colon and label.strip() and start.strip().isdigit() and end.strip().isdigit()
+    ):
+        raise UserError(f"span {item!r} is not START:END=LABEL, for example 3:5=PP")
+    return int(start), int(end), label.strip()
+
+
+def make_target(
+    *,
+    attributes: Iterable[str] = (),
+    length: int | None = None,
+    pos: str | None = None,
+    tree: str | None = None,
+    spans: Iterable[str] = (),
+    keep: str | None = None,
+    keywords: Iterable[str] = (),
+) -> Target:
+    """Read a target as it is typed, and check it in itself; see ``check_target``."""
+    target = Target(
+        attributes=parse_attributes(attributes),
+        length=length,
+        pos=None if pos is None else parse_tags(pos),
+        tree=tree,
+        spans=tuple(map(parse_span, spans)),
+        keep=keep,
+        keywords=tuple(keywords),
+    )
+    check_target(target)
+    return target
+
+
+def read_targets(path: str | Path) -> list[Target]:
+    """Read JSON lines of targets, ours or published; see the module.
+
+    Raises:
+        UserError: naming file and line: invalid JSON, an unknown field, or a target that
+            contradicts itself.
+    """
+    targets = []
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            target = target_from_json(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: invalid JSON: {error}") from None
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
+        targets.append(target)
+    if not targets:
+        raise UserError(f"{path}: holds no target")
+    return targets
+
+
+def target_from_json(record: Any) -> Target:
+    """Return the target of one line; raises UserError for what is none."""
+    if isinstance(record, list):
+        record = {"attr": record}
+    if not isinstance(record, dict):
+        raise UserError(f"a target is an object or a list, not {record!r}")
+    for name in record:
+        if name not in _PASSIVE:
+            lookup(name, _FIELDS, "field of a target")
+    attributes = {str(k): str(v) for k, v in _typed(record, "attributes", dict, {}).items()}
+    if "attr" in record:
+        attributes |= _published_attribute(record["attr"])
+    pos = record.get("pos")
+    if isinstance(pos, list) and pos[:1] == ["START"]:
+        pos = [tag for tag in pos if tag not in ("START", "END", "PAD")]
+    length = record.get("length")
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool)):
+        raise UserError(f"length is {length!r}; it must be a whole number of tokens")
+    target = Target(
+        attributes=attributes,
+        length=length,
+        pos=None if pos is None else parse_tags(pos),
+        tree=_typed(record, "tree", str, None),
+        spans=tuple(map(_json_span, _typed(record, "spans", list, []))),
+        keep=_typed(record, "keep", str, None),
+        keywords=tuple(map(str, _typed(record, "keywords", list, []))),
+        reference=_reference(record),
+    )
+    check_target(target)
+    return target
+
+
+def check_target(target: Target, max_length: int | None = None) -> None:
+    """Raise UserError where a target contradicts itself or does not fit a model.
+
+    Args:
+        target: what is asked.
+        max_length: the most tokens that the model writes; None does not look.
+    """
+    if not target.controls():
+        raise UserError(
+            "the target asks for nothing; give one of attribute, length, pos, tree, span, keep, "
+            "keyword"
+        )
+    lengths = {"length": target.length, "pos": target.pos and len(target.pos)}
+    if target.tree is not None:
+        lengths["tree"] = len(parse_tree(target.tree).tokens)
+    lengths = {name: number for name, number in lengths.items() if number is not None}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} asks for {number}" for name, number in lengths.items())
+        raise UserError(f"contradictory controls: {listed} tokens")
+    for name, number in lengths.items():
+        if number < 1 or (max_length is not None and number > max_length):
+            room = "" if max_length is None else f" to {max_length}, what this model writes"
+            raise UserError(f"{name} asks for {number} tokens; ask for 1{room}")
+    _check_spans(target, next(iter(lengths.values()), max_length))
+
+
+def _check_spans(target: Target, num_tokens: int | None) -> None:
+    labels: dict[tuple[int, int], str] = {}
+    for start, end, label in target.spans:
+        if labels.setdefault((start, end), label) != label:
+            raise UserError(
+                f"contradictory controls: span {start}:{end} cannot be both "
+                f"{labels[start, end]} and {label}"
+            )
+    check_nested(target.spans, num_tokens)
+    if target.tree is None:
+        return
+    tree = {(start, end): label for start, end, label in target.tree_spans()}
+    for (start, end), label in labels.items():
+        if tree.get((start, end)) != label:
+            found = tree.get((start, end), "no constituent")
+            raise UserError(
+                f"contradictory controls: span {start}:{end}={label}, where the tree has {found}"
+            )
+
+
+def _typed(record: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = record.get(name, default)
+    if value is not None and not isinstance(value, kind):
+        names = {dict: "an object", list: "a list", str: "a text"}
+        raise UserError(f"{name} is {value!r}; it must be {names[kind]}")
+    return value
+
+
+def _json_span(value: Any) -> Span:
+    if not (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(number) is int for number in value[:2])
+        and isinstance(value[2], str)
+    ):
+        raise UserError(f'span {value!r} is not [start, end, label], for example [3, 5, "PP"]')
+    return value[0], value[1], value[2]
+
+
+def _published_attribute(words: Any) -> dict[str, str]:
+    """Read ``["customer", "rating", ":", "5", "out", "of", "5"]``."""
+    if not isinstance(words, list) or ":" not in words:
+        raise UserError(f'attribute {words!r} is not ["field", ":", "value"]')
+    colon = words.index(":")
+    name, value = " ".join(words[:colon]), " ".join(words[colon + 1 :])
+    if not (name and value):
+        raise UserError(f'attribute {words!r} is not ["field", ":", "value"]')
+    return {name: value}
+
+
+def _reference(record: Mapping[str, Any]) -> str | None:
+    words = record.get("words_")
+    if isinstance(words, list):
+        return " ".join(word for word in words if word not in ("START", "END", "PAD"))
+    return record.get("reference")

@@ -1,0 +1,206 @@
+"""Targets, composed and steered toward: what is anchored holds, what is climbed rises."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.classifier_run import TrainedClassifier
+from diffusion_jax.config import GuidanceConfig
+from diffusion_jax.control.choose import order, rank
+from diffusion_jax.control.compose import Plan, Wish, stack_wishes
+from diffusion_jax.control.steer import Candidate, Controller, _shares
+from diffusion_jax.errors import UserError
+from diffusion_jax.guidance import keywords, latent_posterior
+from diffusion_jax.samplers import step_grid
+from diffusion_jax.schedules import make_schedule
+from diffusion_jax.text.control_targets import Target, make_target
+from diffusion_jax.text.templates import keeps, parse_template
+from diffusion_jax.types import StepInfo, StepOutput
+
+ATTRIBUTE = make_target(attributes=["food=thai"])
+TAGS = make_target(pos="DET NOUN AUX * PUNCT", attributes=["price=low"])
+TREE = make_target(tree="(S (NP the pub) (VP is (ADJP cheap)) .)")
+SPAN = make_target(spans=["1:3=NP"], length=6)
+# Keywords are words of the vocabulary; two rows of a batch may want different numbers of them.
+WORDS = make_target(keywords=["thai", "french"])
+
+
+def write(controller, targets, n=4, **options):
+    return list(controller.write(targets, n, **options))
+
+
+def test_a_length_is_kept_exactly_and_holds_words_only(controller):
+    targets = [make_target(length=n) for n in (1, 7, 16)]
+    for target, candidates in zip(targets, write(controller, targets)):
+        for candidate in candidates:
+            assert len(controller.tokenizer.encode(candidate.text)) == target.length
+            assert "[" not in candidate.text
+
+
+@pytest.mark.slow
+def test_a_template_is_kept_exactly(controller):
+    target = make_target(keep="the ___ is ___.")
+    template = parse_template(target.keep, controller.tokenizer)
+    lengths = set()
+    for candidate in write(controller, [target], 6)[0]:
+        ids = controller.tokenizer.encode(candidate.text)
+        assert candidate.complete
+        assert keeps(template, ids)
+        lengths.add(len(ids))
+    assert lengths <= set(range(5, 10))
+
+
+def test_a_template_and_a_length_compose(controller):
+    target = make_target(keep="the ___ is ___.", length=8)
+    for candidate in write(controller, [target])[0]:
+        assert len(controller.tokenizer.encode(candidate.text)) == 8
+
+
+@pytest.mark.slow
+def test_a_sample_does_not_depend_on_its_batch(controller):
+    targets = [ATTRIBUTE, TAGS, TREE, SPAN, WORDS, make_target(keywords=["french"])]
+    together = write(controller, targets, 3, batch_size=18)
+    apart = write(controller, targets, 3, batch_size=8)
+    alone = next(controller.write(targets[2:3], 3, first_index=2))
+    texts = [[c.text for c in group] for group in together]
+    assert texts == [[c.text for c in group] for group in apart]
+    assert texts[2] == [c.text for c in alone]
+
+
+@pytest.mark.slow
+def test_no_updates_is_no_guidance_bit_for_bit(controller):
+    still = controller.with_options(updates=0)
+    free = controller.write_plans([[Plan(Target())] * 4])
+    assert [c.text for c in write(still, [ATTRIBUTE])[0]] == [c.text for c in next(free)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [(ATTRIBUTE, "attribute"), (TAGS, "pos"), (TREE, "tree"), (SPAN, "tree")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_guidance_raises_the_log_probability(controller, target, kind):
+    def mean(of):
+        return np.mean([c.log_probs[kind] for c in write(of, [target], 16)[0]])
+
+    assert mean(controller) > mean(controller.with_options(updates=0)) + 0.05
+
+
+@pytest.mark.slow
+def test_targets_are_arguments_not_programs(controller):
+    before = controller.chain._cache_size()
+    write(controller, [make_target(attributes=["food=thai"])], 8)
+    write(controller, [make_target(attributes=["name=golden fox"])], 8)
+    assert controller.chain._cache_size() <= before + 1
+
+
+@pytest.mark.slow
+def test_length_and_words_can_go_by_gradient(controller):
+    soft = controller.with_options(
+        length_by="gradient", keep_by="gradient", learning_rate=1.0, word_weight=5.0
+    )
+    kept = write(soft, [make_target(keep="the ___ is thai ___.")], 8)[0]
+    loose = write(soft.with_options(updates=0), [make_target(keep="the ___ is thai ___.")], 8)[0]
+    assert sum(c.complete for c in kept) > sum(c.complete for c in loose)
+
+
+def test_rows_without_a_wish_want_nothing():
+    rows = [
+        {"keywords": Wish(np.asarray([5, 6]), 2.0)},
+        {"words": Wish(np.asarray([1, 2, 3]), 1.0)},
+        {"keywords": Wish(np.asarray([7]), 1.0)},
+    ]
+    stacked = stack_wishes(rows)
+    assert stacked["keywords"].targets.tolist() == [[5, 6], [-1, -1], [7, -1]]
+    assert stacked["keywords"].weight.tolist() == [2.0, 0.0, 1.0]
+    assert stacked["words"].targets[0].tolist() == [-1, -1, -1]
+
+
+def test_a_row_may_want_fewer_keywords():
+    embedding = jax.random.normal(jax.random.key(1), (9, 4))
+    x = jax.random.normal(jax.random.key(2), (1, 5, 4))
+    info = StepInfo(*(jnp.asarray(f[10]) for f in step_grid(make_schedule("sqrt", 20))))
+    output = StepOutput(x, x, jnp.float32(0.3))
+    posterior = latent_posterior(embedding)
+    few = keywords(posterior, jnp.asarray([[3]]))(x, info, output)
+    padded = keywords(posterior, jnp.asarray([[3, -1]]))(x, info, output)
+    np.testing.assert_array_equal(few, padded)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"attributes": ["fod=thai"]}, "no field 'fod'; did you mean 'food'"),
+        ({"attributes": ["food=tai"]}, "no value of food 'tai'; did you mean 'thai'"),
+        ({"spans": ["1:2=PX"]}, "no constituent 'PX'"),
+        ({"length": 17}, "length asks for 17 tokens; ask for 1 to 16"),
+        ({"spans": ["3:16=PP"]}, "3:16 is not inside the text of 16 tokens"),
+        ({"keep": "the thay ___"}, "'thay' is not in this model's vocabulary; did you mean 'thai'"),
+        ({"keywords": ["sushi"]}, "'sushi' is not in this model's vocabulary"),
+        ({"keep": "the ___ .", "length": 15}, "no text of 15 tokens"),
+    ],
+)
+def test_what_the_model_cannot_honour_is_refused(controller, asked, message):
+    with pytest.raises(UserError, match="target 1: .*" + message):
+        controller.check([make_target(**asked)])
+
+
+def test_a_control_without_its_classifier_is_refused(controller):
+    bare = Controller.build(controller.generator, {}, GuidanceConfig(), controller.holes)
+    for target, task in ((ATTRIBUTE, "attribute"), (TAGS, "attribute"), (SPAN, "tree")):
+        with pytest.raises(UserError, match=f"needs a classifier for the task '{task}'"):
+            bare.check([target])
+
+
+def test_classifiers_of_other_embeddings_or_one_task_are_refused(
+    controller, untrained, monkeypatch
+):
+    right = controller.classifiers["pos"]
+    monkeypatch.setattr(TrainedClassifier, "load", lambda path: right)
+    with pytest.raises(UserError, match="both classifiers for 'pos'"):
+        Controller.from_checkpoint(untrained, ["a", "b"])
+    config = dataclasses.replace(right.config, fingerprint="of another run")
+    wrong = dataclasses.replace(right, config=config)
+    monkeypatch.setattr(TrainedClassifier, "load", lambda path: wrong)
+    with pytest.raises(UserError, match="trained on other embeddings"):
+        Controller.from_checkpoint(untrained, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"lowest": 0.5, "highest": 0.4}, "highest"),
+        ({"method": "gradient", "updates": 5}, 'nothing with method "gradient"'),
+        ({"scale": 2.0}, 'nothing with method "adagrad"'),
+        ({"tree_weight": -1.0}, "tree_weight"),
+    ],
+)
+def test_guidance_options_are_checked(options, message):
+    with pytest.raises(UserError, match=message):
+        GuidanceConfig(**options)
+
+
+def test_samples_go_to_the_layouts_that_the_model_likes():
+    assert _shares([0.0, 0.0], 5) in ([3, 2], [2, 3])
+    assert _shares([-1.0, -40.0], 7) == [7, 0]
+    assert sum(_shares([0.0, -1.0, -2.0, -0.5], 50)) == 50
+
+
+def test_the_best_candidate():
+    def candidate(text, classified, model, complete=True):
+        return Candidate(text, {"pos": classified}, model, complete)
+
+    a, b = candidate("a b c", -1.0, -9.0), candidate("a b d", -2.0, -5.0)
+    broken, c = candidate("x", 0.0, 0.0, complete=False), candidate("a b c", -3.0, -8.0)
+    everything = [broken, a, b, c]
+    assert order(everything, "classifier")[0] == 1
+    assert order(everything, "model")[0] == 2
+    assert order(everything, "mbr")[0] in (1, 3)
+    assert [c.text for c in rank(everything, "model")] == ["a b d", "a b c", "x"]
+    with pytest.raises(UserError, match="choose is 'best'"):
+        order(everything, "best")
