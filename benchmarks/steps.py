@@ -1,0 +1,236 @@
+"""Quality against network calls, for every sampler, with and without the clamp.
+
+Command: python -m benchmarks.steps RUN [--calls 1 2 5 ...] [--rows 100] [--samplers NAME ...]
+
+RUN is a run directory of ``train`` or ``quickstart``. The sampler writes for the first rows of the
+run's validation set, with the same noise at every point. Texts of the embedded grammar are judged
+by parsing: the share that says exactly what the reference says, or that is in the language where
+there is no source. Other pairs are judged by corpus BLEU against one reference.
+
+Every point is appended to a file of JSON lines when it is done; a point that the file has for this
+run is not measured again, so an interrupted measurement goes on. Chains of more than 50 calls use
+--long-rows rows, and of more than 200 calls only the samplers of --longest. At the end all points
+of the file are drawn beside it (extra ``bench``).
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import diffusion_jax
+from diffusion_jax.chain import example_keys, make_reverse, run_batches
+from diffusion_jax.config import ExperimentConfig
+from diffusion_jax.evaluate.overlap import corpus_bleu
+from diffusion_jax.experiment import open_validation
+from diffusion_jax.program import Program
+from diffusion_jax.text.grammar import load_grammar
+from diffusion_jax.text.packing import unpack_target
+from diffusion_jax.text.tokenizers import Tokenizer
+from diffusion_jax.types import Params
+from diffusion_jax.workdir import Workdir
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "ddpm": {"sampler": "ddpm"},
+    "ddim": {"sampler": "ddim"},
+    "ddim eta 1": {"sampler": "ddim", "eta": 1.0},
+    "dpm++ 2M": {"sampler": "dpm++", "order": 2},
+    "dpm++ 3M": {"sampler": "dpm++", "order": 3},
+    "dpm++ 2S": {"sampler": "dpm++", "order": 2, "method": "singlestep"},
+    "dpm++ 3S": {"sampler": "dpm++", "order": 3, "method": "singlestep"},
+    "ddim quadratic": {"sampler": "ddim", "spacing": "quadratic"},
+    "ddim log_snr": {"sampler": "ddim", "spacing": "log_snr"},
+    "ddim shift 0.05": {"sampler": "ddim", "time_shift": 0.05},
+    "dpm++ 2M shift 0.05": {"sampler": "dpm++", "order": 2, "time_shift": 0.05},
+}
+STANDARD = ("ddpm", "ddim", "dpm++ 2M", "dpm++ 3M", "dpm++ 2S", "dpm++ 2M shift 0.05")
+CALLS = (1, 2, 5, 10, 20, 50, 200, 2000)
+CLAMPS = ("all", "none")
+MEASURES = ("says_exactly", "in_language", "bleu")
+
+
+class Trained(NamedTuple):
+    """A run, read once for all points."""
+
+    config: ExperimentConfig
+    program: Program
+    tokenizer: Tokenizer
+    params: Params
+    timestep_state: Any
+    input_ids: np.ndarray
+    noise_mask: np.ndarray
+
+
+def read_run(path: str, num_rows: int) -> Trained:
+    """Read the averaged parameters and the first validation rows of a run."""
+    workdir = Workdir(path)
+    config, tokenizer = workdir.read_config(), workdir.read_tokenizer()
+    store = open_validation(config, tokenizer)
+    if store is None:
+        raise SystemExit(f"{path} has no validation set; train with --data.validation")
+    rows = store.rows(np.arange(min(num_rows, len(store))))
+    params, timestep_state = workdir.read_sampled(config)
+    return Trained(
+        *(config, Program.build(config), tokenizer, params, timestep_state),
+        *(rows["input_ids"], rows["noise_mask"]),
+    )
+
+
+def make_judge(config: ExperimentConfig) -> Callable[[list[str], list[str]], dict[str, float]]:
+    """Return (texts, references) -> values, the one to draw first."""
+    if not config.data.corpus.startswith("grammar:"):
+        return lambda texts, references: {"bleu": corpus_bleu(texts, references)}
+    grammar = load_grammar(config.data.corpus.removeprefix("grammar:").split("/")[0])
+
+    def judge(texts: list[str], references: list[str]) -> dict[str, float]:
+        in_language = float(np.mean([grammar.accepts(text) for text in texts]))
+        if config.data.task == "text":
+            return {"in_language": in_language}
+        parses = [grammar.parse(reference) for reference in references]
+        wanted = [parse.best.attributes for parse in parses if parse is not None]
+        right = [grammar.says(*pair) for pair in zip(texts, wanted, strict=True)]
+        return {
+            "says_exactly": float(np.mean(right)),
+            "in_language": in_language,
+            "bleu": corpus_bleu(texts, references),
+        }
+
+    return judge
+
+
+def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int) -> dict[str, Any]:
+    """Write texts for the first rows with these sampling options, and judge them."""
+    config = replace(trained.config, sample=trained.config.sample.changed(**options))
+    program = trained.program
+    schedule = program.chain_schedule(trained.params, trained.timestep_state)
+    reverse = jax.jit(
+        make_reverse(
+            *(program.model, config.model, schedule, config.sample),
+            absorb_rate=config.diffusion.absorb_rate,
+        )
+    )
+    num_rows = min(num_rows, len(trained.input_ids))
+    ids, masks = trained.input_ids[:num_rows], trained.noise_mask[:num_rows]
+    rows = (example_keys(seed, range(num_rows)), ids, masks)
+
+    def write() -> tuple[np.ndarray, float]:
+        start = time.process_time()
+        written = run_batches(lambda *batch: reverse(trained.params, *batch), rows, num_rows)
+        return written, time.process_time() - start
+
+    written, first_s = write()
+    # The first call compiled; the second one is the cost, where it does not take too long.
+    cost_s = write()[1] if first_s < 10 else None
+
+    def decode(token_ids: np.ndarray) -> list[str]:
+        targets = (unpack_target(i, m, trained.tokenizer) for i, m in zip(token_ids, masks))
+        if config.data.task == "text":
+            targets = iter(token_ids)
+        return [trained.tokenizer.decode(target) for target in targets]
+
+    values = make_judge(config)(decode(written), decode(ids))
+    return {**values, "rows": num_rows, "cpu_s_without_compile": cost_s}
+
+
+def points(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, int]]:
+    """Yield (sampler, clamp, calls, rows) in the order of their cost."""
+    for calls in sorted(arguments.calls):
+        for clamp in CLAMPS:
+            for name in arguments.samplers:
+                if calls <= 200 or name in arguments.longest:
+                    yield name, clamp, calls, arguments.rows if calls <= 50 else arguments.long_rows
+
+
+def draw(path: Path, run: str) -> None:
+    """Draw the points of a run beside the file that holds them: a row of panels per measure."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in map(json.loads, path.read_text().splitlines()) if row["run"] == run]
+    measures = [measure for measure in MEASURES if measure in rows[0]]
+    size = (11, 3.6 * len(measures) + 0.6)
+    figure, grid = pyplot.subplots(
+        len(measures), len(CLAMPS), figsize=size, sharex=True, sharey="row", squeeze=False
+    )
+    for axes, measure in zip(grid, measures):
+        for axis, clamp in zip(axes, CLAMPS):
+            for name in dict.fromkeys(row["sampler"] for row in rows):
+                line = sorted(
+                    (row["calls"], row[measure], row["rows"])
+                    for row in rows
+                    if row["sampler"] == name and row["clamp"] == clamp
+                )
+                calls, values, counts = (np.array(column) for column in zip(*line))
+                error = None if measure == "bleu" else np.sqrt(values * (1 - values) / counts)
+                axis.errorbar(calls, values, error, marker="o", markersize=3, lw=1, label=name)
+            axis.set(xscale="log", title=f"clamp {clamp}", xlabel="network calls")
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel(measure.replace("_", " "))
+    grid[0][0].legend(fontsize=8)
+    figure.suptitle(f"{run}: bars are one standard error")
+    figure.tight_layout()
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what is missing, print it, and draw everything."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=STANDARD)
+    parser.add_argument("--longest", nargs="*", choices=SAMPLERS, default=["ddpm", "ddim"])
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--long-rows", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", default="", help="default: benchmarks/results/steps-NAME.jsonl")
+    arguments = parser.parse_args(argv)
+
+    trained = read_run(arguments.run, max(arguments.rows, arguments.long_rows))
+    run = trained.config.name
+    default = Path(__file__).parent / "results" / f"steps-{run}.jsonl"
+    path = Path(arguments.output or default)
+    identity = ("run", "sampler", "clamp", "calls", "rows", "seed", "train_steps")
+    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {tuple(row[name] for name in identity) for row in known}
+    for name, clamp, calls, num_rows in points(arguments):
+        row = {
+            "benchmark": "steps",
+            "run": run,
+            "train_steps": Workdir(arguments.run).checkpoints().steps()[-1],
+            "sampler": name,
+            "clamp": clamp,
+            "calls": calls,
+            "rows": min(num_rows, len(trained.input_ids)),
+            "seed": arguments.seed,
+        }
+        if calls > trained.program.schedule.num_timesteps or (
+            tuple(row[field] for field in identity) in done
+        ):
+            continue
+        options = SAMPLERS[name] | {"clamp": clamp, "steps": calls}
+        row |= measure(trained, options, num_rows, arguments.seed)
+        row |= {
+            "command": "python -m benchmarks.steps " + " ".join(sys.argv[1:]),
+            "machine": f"{platform.machine()} {jax.devices()[0].device_kind}, shared",
+            "jax": jax.__version__,
+            "version": diffusion_jax.__version__,
+        }
+        values = "  ".join(f"{key} {row[key]:.3f}" for key in MEASURES if key in row)
+        print(f"{calls:5d} calls  {name:20s} clamp {clamp:4s}  {values}", flush=True)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    draw(path, run)
+
+
+if __name__ == "__main__":
+    main()
