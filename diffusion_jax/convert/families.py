@@ -109,6 +109,7 @@ def published_config(
             schedule="sqrt",
             timesteps=2000,
             timestep_sampler="loss_aware" if pairs else "uniform",
+            absorb_rate=0.5 if family == "diffuseq-v2" else 0.0,
         ),
         # The file holds one set of parameters; no average is kept beside them.
         train=TrainConfig(steps=max(step, 1), ema_rates=()),

@@ -12,7 +12,7 @@ from diffusion_jax.convert.families import choose_family
 from diffusion_jax.convert.names import infer_spec, original_shapes
 from diffusion_jax.convert.original import convert_original, read_original
 from diffusion_jax.errors import UserError
-from diffusion_jax.generate import Generator
+from diffusion_jax.generate import Generator, with_sample_options
 from diffusion_jax.models.transformer import transformer_denoiser
 from diffusion_jax.rounding import logits
 from diffusion_jax.workdir import Workdir
@@ -124,9 +124,15 @@ def test_settings_of_diffuseq(tmp_path, word_list, write_network):
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, made)
 
 
-def test_parameters_of_diffuseq_v2(write_network):
-    original = read_original(write_network("dseq2_model"), num_heads=4)
+def test_parameters_of_diffuseq_v2(tmp_path, vocab_json, write_network):
+    """They make a run whose published chain can be asked for."""
+    file = write_network("dseq2_model")
+    original = read_original(file, num_heads=4)
     assert original.spec.mean_embed
+    convert_original(file, tmp_path / "run", vocab_json, num_heads=4, length=24)
+    config = Workdir(tmp_path / "run").read_config()
+    assert config.diffusion.absorb_rate == 0.5
+    assert with_sample_options(config, {"sampler": "dpm++", "faithful_v2": True, "steps": 10})
     with np.load(DATA / "dseq2_model.npz") as golden:
         np.testing.assert_array_equal(original.params["mean_embed"], golden["params/mean_embed"])
 
