@@ -3,7 +3,7 @@
 A grid is a ``StepInfo`` whose fields are NumPy arrays [S], formed in float64 and stored in float32.
 Its nodes may lie between the schedule's indices: there log(alpha_bar) and the network's label are
 interpolated linearly in the index, as DPM-Solver does for discrete schedules (Lu et al. 2022,
-arXiv:2206.00927, appendix D.1). Index -1 is clean data.
+arXiv:2206.00927). Index -1 is clean data.
 
 What the network is told is a field of its own, so a chain can tell it another time than the
 state's, see ``shift_time``.
@@ -99,9 +99,9 @@ def shift_time(grid: StepInfo, schedule: NoiseSchedule, shift: float) -> StepInf
     """Tell the network a larger time than the state's, at every step.
 
     With few steps the estimates are better than the noise level says, or the network leans too much
-    on the state and too little on the condition. Bit Diffusion (Chen et al. 2022, arXiv:2208.04202,
-    section 2.3, asymmetric time intervals: a shift of ``td`` steps of S is ``td / S`` here) and
-    DINOISER (Ye et al. 2023, arXiv:2302.10025, CeDi) gain most of their few-step quality by it.
+    on the state and too little on the condition. Bit Diffusion (Chen et al. 2022, arXiv:2208.04202:
+    asymmetric time intervals; its ``td`` steps of S are ``td / S`` here) and DINOISER (Ye et al.
+    2023, arXiv:2302.10025: CeDi) report large gains from it at few steps.
 
     Args:
         grid: any grid.
