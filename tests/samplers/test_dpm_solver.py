@@ -16,6 +16,7 @@ from diffusion_jax.samplers import (
     singlestep_grid,
     step_grid,
 )
+from diffusion_jax.samplers.dpm_solver import _share_of_estimate, _span
 from diffusion_jax.schedules import make_schedule
 from diffusion_jax.types import StepInfo
 
@@ -91,6 +92,19 @@ def test_point_mass_is_followed_to_the_last_digit(x_init, method, order):
             # 2000 roundings of numbers up to 3.
             np.testing.assert_allclose(states, [line(*end) for end in ends], rtol=0, atol=2e-5)
             np.testing.assert_array_equal(states[-1], x_start)
+
+
+@pytest.mark.parametrize("name", ["sqrt", "cosine"])
+@pytest.mark.parametrize("num_steps", [3, 2000])
+def test_steps_keep_their_digits(name, num_steps):
+    """h and 1 - e^{-h} in float32, for steps small and large, from pure noise to clean data."""
+    schedule = make_schedule(name, 2000)
+    grid = step_grid(schedule, num_steps)
+    h = np.diff(0.5 * schedule.log_snr[grid.t])
+    np.testing.assert_allclose(_span(grid)[:-1], h, rtol=5e-6)
+    share = np.sqrt(schedule.alphas_cumprod[grid.t[1:]]) * -np.expm1(-h)
+    np.testing.assert_allclose(_share_of_estimate(grid)[:-1], share, rtol=2e-6)
+    assert (_span(grid)[-1], _share_of_estimate(grid)[-1]) == (np.inf, 1)
 
 
 MEAN, STD = 0.7, 0.4
