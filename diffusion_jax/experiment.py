@@ -34,6 +34,7 @@ from diffusion_jax.training_run import (
     averaged_params,
     place_learner,
     run_training,
+    start_run,
     validation_hooks,
 )
 from diffusion_jax.types import Params
@@ -201,9 +202,7 @@ def train(
     with contextlib.ExitStack() as held:
         with together():
             going_on = resume and directory.is_run()
-            if going_on:
-                _lock(directory, held)
-            else:
+            if not going_on:
                 directory.check_unused()
             mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
             check_batch_size(mesh, config.train.batch_size, config.train.microbatches)
@@ -211,18 +210,14 @@ def train(
             config = complete(config, data.tokenizer)
             if going_on:
                 directory.check_same_run(config)
+                directory.check_same_data(f"{data.train.checksum:08x}")
             _check_installation(config)
             program = Program.build(config)
             placed = place_learner(program.learner(), mesh)
             ends = _row_ends(config, data)
         check_same_data([data.train, data.validation])
         # All that can be wrong with the input has been looked at: now the disk may change.
-        with together():
-            if not going_on:
-                _lock(directory, held)
-            _write_start(directory, config, data.tokenizer, going_on)
-        with together():
-            directory.check_shared()
+        start_run(directory, config, data.tokenizer, held, going_on=going_on)
         report = report or ProgressReport()
         _describe(report, config, data, directory)
         generator_of = _generators(program, data.tokenizer)
@@ -230,7 +225,10 @@ def train(
             directory,
             placed,
             data.train,
-            metadata={"tokenizer": data.tokenizer.fingerprint()},
+            metadata={
+                "tokenizer": data.tokenizer.fingerprint(),
+                "data": f"{data.train.checksum:08x}",
+            },
             report=report,
             state_hooks=lambda outputs: [
                 *validation_hooks(placed, data.validation, outputs),
@@ -239,23 +237,6 @@ def train(
             ends=ends,
         )
     return TrainResult(config, data, result, generator_of(result.state))
-
-
-def _lock(directory: Workdir, held: contextlib.ExitStack) -> None:
-    """Keep other runs out of the directory; one process does so for all of this run."""
-    if jax.process_index() == 0:
-        held.enter_context(directory.lock())
-
-
-def _write_start(
-    directory: Workdir, config: ExperimentConfig, tokenizer: Tokenizer, going_on: bool
-) -> None:
-    if jax.process_index() != 0:
-        return
-    if going_on:
-        directory.write_config(config)
-    else:
-        directory.create(config, tokenizer)
 
 
 def _generators(program: Program, tokenizer: Tokenizer) -> Callable[[TrainState], Generator]:

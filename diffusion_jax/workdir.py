@@ -198,6 +198,17 @@ class Workdir:
             )
         return read_json(self.config_file, kind)
 
+    def check_same_data(self, checksum: str) -> None:
+        """Raise UserError where the rows to learn from are not those of the newest checkpoint."""
+        store = self.checkpoints()
+        begun_with = store.metadata().get("data") if store.steps() else None
+        if begun_with not in (None, checksum):
+            raise UserError(
+                f"the training data is not what it was when {self.path} was begun (checksum of its "
+                f"rows {begun_with} then, {checksum} now); bring it back, or choose another "
+                "--workdir"
+            )
+
     def read_tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the run was trained with.
 

@@ -76,8 +76,9 @@ def _run(arguments: Sequence[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
-    # Orbax speaks through absl's logger about every array; our own messages are what a user needs.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax speaks through absl's logger about every array and, at length, about errors that it also
+    # raises; our own messages are what a user needs.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return importlib.import_module(f"diffusion_jax.cli.{name.replace('-', '_')}").main(rest)
 
 

@@ -76,7 +76,9 @@ def check_same_data(stores: Sequence[TokenStore | None]) -> None:
             "process the same files"
         )
 
-    check_same("; ".join(f"{store.report} [{store.digest}]" for store in stores if store), explain)
+    check_same(
+        "; ".join(f"{store.report} [{store.checksum:08x}]" for store in stores if store), explain
+    )
 
 
 def _on_all(error: UserError) -> UserError:

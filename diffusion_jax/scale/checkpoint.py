@@ -5,8 +5,10 @@ JSON record (configuration, tokenizer fingerprint, ...). Reading one never runs 
 are arrays and the record is JSON.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -14,7 +16,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.scale import checkpoint_format as fmt
 from diffusion_jax.scale.agreement import exchange
 from diffusion_jax.scale.checkpoint_format import DamagedCheckpointError, MismatchError
@@ -79,10 +81,14 @@ class CheckpointStore:
     ) -> None:
         """Wait for the last save to be on disk.
 
-        After an error among several processes nothing is waited for: the others may be gone.
+        After an error it is that error which is told; among several processes nothing is waited for
+        then, as the others may be gone.
         """
-        if error is None or jax.process_count() == 1:
+        if error is None:
             self.close()
+        elif jax.process_count() == 1:
+            with contextlib.suppress(RunError):
+                self.close()
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""
@@ -100,27 +106,49 @@ class CheckpointStore:
             step: updates made; a checkpoint of the same step is replaced.
             state: a dataclass of pytrees of arrays.
             metadata: what else a reader needs, as JSON values.
+
+        Raises:
+            RunError: this save, or the one before, cannot be written; likewise ``wait``, ``close``.
         """
         parts = fmt.split(state)
-        self._open_writer().save_async(
-            step,
-            {**parts, fmt.CHECKSUMS: fmt.checksums(parts)},
-            checkpointable_name=_ITEM,
-            force=True,
-            overwrite=step in self.steps(),
-            custom_metadata=fmt.seal(dict(metadata or {})),
-        )
+        with self._saving():
+            self._open_writer().save_async(
+                step,
+                {**parts, fmt.CHECKSUMS: fmt.checksums(parts)},
+                checkpointable_name=_ITEM,
+                force=True,
+                overwrite=step in self.steps(),
+                custom_metadata=fmt.seal(dict(metadata or {})),
+            )
 
     def wait(self) -> None:
         """Block until the last save is on disk."""
         if self._writer is not None:
-            self._writer.wait()
+            with self._saving():
+                self._writer.wait()
 
     def close(self) -> None:
         """Wait for the last save and release the writer."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._saving():
+                writer.close()
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Name what keeps a checkpoint from being written, and what is left on disk."""
+        try:
+            yield
+        except Exception as error:
+            free = shutil.disk_usage(self.directory).free / 1e6
+            saved = self.steps()
+            newest = (
+                f"the newest on disk is {self._path(saved[-1])}" if saved else "none is on disk"
+            )
+            raise RunError(
+                f"a checkpoint could not be saved ({_brief(error)}); {free:,.1f} MB are free; "
+                f"{newest}. Make room and go on with --resume"
+            ) from error
 
     def restore_latest(self, abstract_state: Any) -> Restored:
         """Read the newest checkpoint that is intact.

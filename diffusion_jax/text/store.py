@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +24,7 @@ from diffusion_jax.text.rows import CorpusPacker, Packing, PackingReport
 from diffusion_jax.text.tokenizers.base import Tokenizer
 
 # Raised whenever the same corpus, tokenizer and packing would give other bytes.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _IDS_FILE = "input_ids.bin"
 _SOURCE_LENGTHS_FILE = "source_lengths.bin"
 _META_FILE = "store.json"
@@ -38,16 +39,24 @@ class TokenStore:
         source_lengths: [N] int32: positions at the start of each row that are given, not
             generated (0 for single texts).
         report: What happened to the corpus.
-        digest: Identifies corpus, tokenizer and packing; equal digests mean equal tables.
+        digest: Identifies corpus, tokenizer and packing on this machine; equal digests mean equal
+            tables.
+        checksum: CRC-32 of the rows: the same wherever the same rows are.
     """
 
     def __init__(
-        self, input_ids: np.ndarray, source_lengths: np.ndarray, report: PackingReport, digest: str
+        self,
+        input_ids: np.ndarray,
+        source_lengths: np.ndarray,
+        report: PackingReport,
+        digest: str,
+        checksum: int = 0,
     ):
         self.input_ids = input_ids
         self.source_lengths = source_lengths
         self.report = report
         self.digest = digest
+        self.checksum = checksum
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -88,10 +97,10 @@ def build_store(
     digest = store_digest(corpus, tokenizer, packing)
     if cache_dir is None:
         ids_file, lengths_file = io.BytesIO(), io.BytesIO()
-        report = _write_table(corpus, tokenizer, packing, ids_file, lengths_file)
+        report, checksum = _write_table(corpus, tokenizer, packing, ids_file, lengths_file)
         ids = np.frombuffer(ids_file.getbuffer(), _ids_dtype(tokenizer))
         lengths = np.frombuffer(lengths_file.getbuffer(), np.int32)
-        return TokenStore(ids.reshape(-1, packing.length), lengths, report, digest)
+        return TokenStore(ids.reshape(-1, packing.length), lengths, report, digest, checksum)
     directory = Path(cache_dir) / digest
     if not _is_complete(directory):
         _write_directory(directory, corpus, tokenizer, packing, digest)
@@ -110,10 +119,10 @@ def store_digest(corpus: Corpus, tokenizer: Tokenizer, packing: Packing) -> str:
 
 
 def open_store(directory: str | Path) -> TokenStore:
-    """Open a finished table, memory-mapped.
+    """Open a finished table, memory-mapped; reads it once, to compare its checksum.
 
     Raises:
-        UserError: The directory holds no complete table.
+        UserError: The directory holds no complete table, or a damaged one.
     """
     directory = Path(directory)
     if not _is_complete(directory):
@@ -122,7 +131,20 @@ def open_store(directory: str | Path) -> TokenStore:
     shape = (meta["report"]["rows"], meta["length"])
     ids = np.memmap(directory / _IDS_FILE, meta["dtype"], "r", shape=shape)
     lengths = np.memmap(directory / _SOURCE_LENGTHS_FILE, np.int32, "r", shape=shape[:1])
-    return TokenStore(ids, lengths, PackingReport(**meta["report"]), meta["digest"])
+    checksum = 0
+    for start in range(0, shape[0], _ROWS_PER_WRITE):
+        chunk = slice(start, start + _ROWS_PER_WRITE)
+        checksum = _add_rows(checksum, ids[chunk].tobytes(), lengths[chunk].tobytes())
+    if checksum != meta["checksum"]:
+        raise UserError(
+            f"{directory}: the token table is damaged: its rows are not those that were written; "
+            "delete the directory, the next run builds it again"
+        )
+    return TokenStore(ids, lengths, PackingReport(**meta["report"]), meta["digest"], checksum)
+
+
+def _add_rows(checksum: int, ids: bytes, lengths: bytes) -> int:
+    return zlib.crc32(lengths, zlib.crc32(ids, checksum))
 
 
 def _ids_dtype(tokenizer: Tokenizer) -> np.dtype:
@@ -141,8 +163,9 @@ def _write_directory(
             (unfinished / _IDS_FILE).open("wb") as ids_file,
             (unfinished / _SOURCE_LENGTHS_FILE).open("wb") as lengths_file,
         ):
-            report = _write_table(corpus, tokenizer, packing, ids_file, lengths_file)
+            report, checksum = _write_table(corpus, tokenizer, packing, ids_file, lengths_file)
         meta = {
+            "checksum": checksum,
             "report": asdict(report),
             "length": packing.length,
             "dtype": _ids_dtype(tokenizer).name,
@@ -166,6 +189,7 @@ def _is_complete(directory: Path) -> bool:
     try:
         meta = _read_meta(directory)
         rows, length = meta["report"]["rows"], meta["length"]
+        int(meta["checksum"])
         ids_size = (directory / _IDS_FILE).stat().st_size
         lengths_size = (directory / _SOURCE_LENGTHS_FILE).stat().st_size
     except (OSError, ValueError, KeyError, TypeError):
@@ -184,18 +208,22 @@ def _write_table(
     packing: Packing,
     ids_file: BinaryIO,
     lengths_file: BinaryIO,
-) -> PackingReport:
-    """Write all rows and return what happened to the examples."""
+) -> tuple[PackingReport, int]:
+    """Write all rows; return what happened to the examples, and the checksum of the rows."""
+    checksum = 0
     packer = CorpusPacker(corpus, tokenizer, packing)
     dtype = _ids_dtype(tokenizer)
     rows = iter(packer)
     while chunk := list(itertools.islice(rows, _ROWS_PER_WRITE)):
         ids = np.stack([row.input_ids for row in chunk])
         source_lengths = [packing.length - int(row.noise_mask.sum()) for row in chunk]
-        ids_file.write(ids.astype(dtype).tobytes())
-        lengths_file.write(np.asarray(source_lengths, np.int32).tobytes())
+        ids_bytes = ids.astype(dtype).tobytes()
+        lengths_bytes = np.asarray(source_lengths, np.int32).tobytes()
+        ids_file.write(ids_bytes)
+        lengths_file.write(lengths_bytes)
+        checksum = _add_rows(checksum, ids_bytes, lengths_bytes)
     if packer.report.rows == 0:
         raise UserError(
             f"{corpus.describe}: no row of length {packing.length} results ({packer.report})"
         )
-    return packer.report
+    return packer.report, checksum

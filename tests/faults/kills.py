@@ -45,12 +45,12 @@ class Outcome(NamedTuple):
     identical: bool
 
 
-def kill_often(trainers, directory, kills, seed):
+def kill_often(trainers, directory, kills, seed, steps=STEPS):
     """Run everything in a directory and return the outcome."""
     draw = random.Random(seed)
     corpus = write_corpus(directory / "corpus.txt")
-    options = (*PLAIN, "--data.corpus", corpus, "--train.steps", STEPS)
-    rare = ("--train.checkpoint-every", STEPS)
+    options = (*PLAIN, "--data.corpus", corpus, "--train.steps", steps)
+    rare = ("--train.checkpoint-every", steps)
     code, log = trainers.run(directory / "whole", *options, *rare, log=directory / "whole.log")
     assert code == 0, log
     run = directory / "killed"
@@ -72,14 +72,14 @@ def kill_often(trainers, directory, kills, seed):
         assert process.is_alive(), f"ended by itself: {_read(log)}"
         process.kill()
         process.join()
-        steps = CheckpointStore(run).steps()
+        saved = CheckpointStore(run).steps()
         leftovers = [entry for entry in _entries(run / "checkpoints") if "tmp" in entry.name]
-        counts["before_first"] += not steps
+        counts["before_first"] += not saved
         counts["in_start"] += _size(run / "metrics.jsonl") <= lines
         counts["in_save"] += bool(leftovers)
-        counts["lost"] += (steps[-1] if steps else 0) < newest
+        counts["lost"] += (saved[-1] if saved else 0) < newest
         counts["passed_over"] += "passed over" in _read(log)
-        newest = steps[-1] if steps else 0
+        newest = saved[-1] if saved else 0
     code, said = trainers.run(run, *options, *rare, "--resume", log=directory / "last.log")
     assert code == 0, said
     assert not newest or f"going on from step {newest}" in said
