@@ -1,6 +1,7 @@
 """Measure this program beside an equal one in PyTorch, in one run, alternating.
 
-``python -m benchmarks`` prints tables and appends JSON lines to ``benchmarks/results/``.
+``python -m benchmarks`` prints tables and appends JSON lines, and the same tables, to
+``benchmarks/results/``.
 """
 
 import dataclasses
@@ -59,7 +60,10 @@ def main(options: Options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
         rows = list(measure(part, sizes, options.quick))
-        Console(width=WIDTH).print(as_table(part, rows))
+        table = as_table(part, rows)
+        Console(width=WIDTH).print(table)
+        with path.with_suffix(".txt").open("a") as file:
+            Console(width=WIDTH, file=file).print(table)
         with path.open("a") as file:
             for row in rows:
                 file.write(json.dumps({"part": part, **row, **machine}) + "\n")

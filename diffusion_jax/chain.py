@@ -149,7 +149,7 @@ def make_chain(
         mean_embed = params["mean_embed"] if spec.mean_embed else None
         guidance = make_guidance and make_guidance(params, denoise, anchor, wanted)
         if options.faithful_v2 and options.sampler == "ddpm":
-            guidance = absorb_after_step(mean_embed, absorb_rate)
+            guidance = absorb_after_step(params["mean_embed"], absorb_rate)
         result = sample(
             row_keys,
             denoise,
@@ -241,6 +241,7 @@ def make_sampler(options: SampleConfig, mean_embed: jax.Array | None = None) -> 
     elif options.sampler == "ddim":
         sampler = ddim(eta=options.eta)
     elif options.faithful_v2:
+        assert mean_embed is not None  # the configuration has seen to it
         return diffuseq_v2_ancestral(mean_embed, variance=options.variance)
     else:
         sampler = ddpm(variance=options.variance)

@@ -86,7 +86,8 @@ def singlestep_grid(
         if size == 1:
             starts.append([begin])
             continue
-        half_log_snr = np.linspace(*_half_log_snr(schedule, np.array([begin, end])), size + 1)
+        first, last = _half_log_snr(schedule, np.array([begin, end]))
+        half_log_snr = np.linspace(first, last, size + 1)
         inner = _index_of_half_log_snr(schedule, half_log_snr[1:-1])
         starts.append([begin, *inner])
     t = np.concatenate(starts)
@@ -230,9 +231,11 @@ def _fractional_nodes(schedule: NoiseSchedule, spacing: str, num_steps: int) -> 
     _check_one_schedule(schedule)
     ends = np.array([len(schedule.alphas_cumprod) - 1, 0])
     if spacing == "quadratic":
-        nodes = np.linspace(*np.sqrt(ends + 1.0), num_steps + 1) ** 2 - 1.0
+        first, last = np.sqrt(ends + 1.0)
+        nodes = np.linspace(first, last, num_steps + 1) ** 2 - 1.0
     else:
-        half_log_snr = np.linspace(*_half_log_snr(schedule, ends), num_steps + 1)
+        first, last = _half_log_snr(schedule, ends)
+        half_log_snr = np.linspace(first, last, num_steps + 1)
         nodes = _index_of_half_log_snr(schedule, half_log_snr)
     nodes[[0, -1]] = ends
     return nodes

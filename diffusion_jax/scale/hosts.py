@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import jax
 
@@ -291,7 +291,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def _shutdown_timeout() -> dict[str, int]:
+def _shutdown_timeout() -> dict[str, Any]:
     """Return the option of the newer versions of JAX."""
     known = inspect.signature(jax.distributed.initialize).parameters
     return {_SHUTDOWN: SHUTDOWN_SECONDS} if _SHUTDOWN in known else {}

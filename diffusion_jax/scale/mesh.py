@@ -137,7 +137,7 @@ def spread_rows(mesh: Mesh, rows: Any) -> Any:
         return jax.device_put(rows, sharding)
 
     def spread(array: Any) -> jax.Array:
-        if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        if isinstance(array, jax.Array) and jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(
                 spread(jax.random.key_data(array)), impl=jax.random.key_impl(array)
             )

@@ -96,7 +96,7 @@ def make_train_step(
         total = terms.total()
         named = {**terms._asdict(), "total": total}
         if observes:
-            named[BY_POSITION] = terms.by_position
+            named[BY_POSITION] = getattr(terms, BY_POSITION)
         return jnp.mean(weights * total), named
 
     def gradients(

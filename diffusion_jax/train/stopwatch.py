@@ -19,7 +19,7 @@ class Stopwatch:
     def __init__(self) -> None:
         """Start the clock."""
         self._began = time.perf_counter()
-        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
