@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from diffusion_jax.config import ClassifierRunConfig, ExperimentConfig
+from diffusion_jax.config import AutoregressiveRunConfig, ClassifierRunConfig, ExperimentConfig
 from diffusion_jax.config_io import Config, differences, read_json
 from diffusion_jax.errors import UserError
 from diffusion_jax.scale import lock
@@ -35,7 +35,7 @@ from diffusion_jax.timesteps import TimestepSampler
 from diffusion_jax.train.state import ema_name
 from diffusion_jax.types import Params
 
-AnyConfig = ExperimentConfig | ClassifierRunConfig
+AnyConfig = ExperimentConfig | ClassifierRunConfig | AutoregressiveRunConfig
 """What a run may be of."""
 
 # Fields that may differ when a run is resumed: they change what is shown, kept or where it runs,

@@ -8,7 +8,7 @@ Nothing here imports jax, so that ``--help`` answers at once.
 """
 
 from diffusion_jax.config.checks import require
-from diffusion_jax.config.control import ClassifierRunConfig
+from diffusion_jax.config.control import AutoregressiveRunConfig, ClassifierRunConfig
 from diffusion_jax.config.data import DataConfig, TokenizerConfig
 from diffusion_jax.config.diffusion import DiffusionConfig
 from diffusion_jax.config.experiment import ExperimentConfig
@@ -17,6 +17,7 @@ from diffusion_jax.config.sampling import SampleConfig
 from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
 
 __all__ = [
+    "AutoregressiveRunConfig",
     "ClassifierRunConfig",
     "DataConfig",
     "DiffusionConfig",

@@ -1,4 +1,4 @@
-"""Runs of the networks beside the denoiser: classifiers that steer it."""
+"""Runs of the networks beside the denoiser: classifiers that steer it, and its judge."""
 
 import dataclasses
 import json
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffusion_jax.config.checks import require
-from diffusion_jax.config.data import DataConfig
+from diffusion_jax.config.data import DataConfig, TokenizerConfig
 from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
-from diffusion_jax.models.shape import ClassifierConfig
+from diffusion_jax.models.shape import AutoregressiveConfig, ClassifierConfig
 
 # A few minutes on two CPU cores for rows of some twenty tokens.
 CLASSIFIER_OPTIM = OptimConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=1.0)
@@ -63,6 +63,69 @@ class ClassifierRunConfig:
             self.train.preview_every,
             "0: a classifier writes no samples",
         )
+
+    def to_json(self) -> str:
+        """Return the configuration as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+AUTOREGRESSIVE_OPTIM = OptimConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0)
+AUTOREGRESSIVE_TRAIN = TrainConfig(
+    steps=3000,
+    batch_size=64,
+    ema_rates=(0.99,),
+    validate_every=500,
+    preview_every=500,
+    checkpoint_every=1000,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveRunConfig:
+    """The training of an autoregressive Transformer, for texts or for targets of sources.
+
+    Attributes:
+        kind: says in ``config.json`` what the run is of.
+        name: a word or two for logs and directories.
+        data: what is read.
+        prefix: what of the labels stands before each text, as a control: "none", "attributes",
+            "pos", "length" or "tree".
+        tokenizer: how text becomes ids.
+        model: the network.
+        optim: optimiser.
+        train: the loop.
+        mesh: devices.
+    """
+
+    kind: Literal["autoregressive"] = "autoregressive"
+    name: str = "autoregressive"
+    data: DataConfig = field(default_factory=DataConfig)
+    prefix: Literal["none", "attributes", "pos", "length", "tree"] = "none"
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
+    optim: OptimConfig = AUTOREGRESSIVE_OPTIM
+    train: TrainConfig = AUTOREGRESSIVE_TRAIN
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        """Check what spans sections."""
+        require(
+            self.prefix == "none" or self.data.task == "text",
+            "prefix",
+            self.prefix,
+            '"none" with data.task "pair": pairs have a source already',
+        )
+        require(
+            self.data.packing == "pad",
+            "data.packing",
+            self.data.packing,
+            '"pad": every text is scored from its START',
+        )
+
+    @property
+    def paired(self) -> bool:
+        """Whether rows are a source (or a control) and a target."""
+        return self.data.task == "pair" or self.prefix != "none"
 
     def to_json(self) -> str:
         """Return the configuration as indented JSON."""

@@ -155,13 +155,22 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class SelfAttention(nn.Module):
-    """Attend from every position to every position: no mask, padding is an ordinary token."""
+    """Attend from every position to every position, or to those before it; padding is no exception.
+
+    Attributes:
+        spec: sizes.
+        causal: a position sees itself and those before it.
+        cache_length: where it is not 0, the input is one position of a causal sequence at a time,
+            and the keys and values of those before it are kept in the collection "cache".
+    """
 
     spec: BlockSpec
+    causal: bool = False
+    cache_length: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [B, L, D] to [B, L, D]."""
+    def __call__(self, x: jax.Array, position: jax.Array | None = None) -> jax.Array:
+        """Map [B, L, D] to [B, L, D]; with a cache L is 1, at ``position`` (int32 scalar)."""
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
         heads = (spec.num_heads, spec.head_dim)
         qkv = Linear(
@@ -176,20 +185,43 @@ class SelfAttention(nn.Module):
         query, key, value = (
             part.squeeze(-3) for part in jax.lax.split(qkv, (1, 1, 1), axis=qkv.ndim - 3)
         )
+        mask = None
+        if self.cache_length:
+            key, value, mask = self._remember(key, value, position)
+        elif self.causal:
+            mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
         if spec.attention_impl == "cudnn":
             mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
-            mixed = self._attend(query, key, value)
+            mixed = self._attend(query, key, value, mask)
         return Linear(
             heads, (spec.hidden_dim,), ("heads", "kv", "embed"), spec.init, dtype, name="out"
         )(mixed)
 
-    def _attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    def _attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
+    ) -> jax.Array:
         query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
         scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * self.spec.head_dim**-0.5, axis=-1)
+        scores = scores * self.spec.head_dim**-0.5
+        if mask is not None:
+            scores = jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1)
         weights = Dropout(self.spec.attention_dropout)(weights).astype(value.dtype)
         return jnp.matmul(weights, value).swapaxes(1, 2)
+
+    def _remember(
+        self, key: jax.Array, value: jax.Array, position: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Store one position; return all keys and values [B, cache_length, H, Dh] and the mask."""
+        assert position is not None
+        shape = (key.shape[0], self.cache_length, *key.shape[2:])
+        kept = []
+        for name, new in (("key", key), ("value", value)):
+            store = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+            store.value = jax.lax.dynamic_update_slice_in_dim(store.value, new, position, axis=1)
+            kept.append(store.value)
+        return kept[0], kept[1], (jnp.arange(self.cache_length) <= position)[None, :]
 
 
 class Mlp(nn.Module):
@@ -208,17 +240,29 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One Transformer layer, in the ``(carry, input) -> (carry, output)`` form that scan wants."""
+    """One Transformer layer, in the ``(carry, input) -> (carry, output)`` form that scan wants.
+
+    Attributes:
+        spec: sizes.
+        causal: see SelfAttention.
+        cache_length: see SelfAttention.
+    """
 
     spec: BlockSpec
+    causal: bool = False
+    cache_length: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, position: jax.Array | None) -> tuple[jax.Array, None]:
         """Map [B, L, D] to [B, L, D]."""
         spec = self.spec
-        for name, branch in (("attention", SelfAttention), ("mlp", Mlp)):
+        attention = SelfAttention(spec, self.causal, self.cache_length, name="attention")
+        branches = (
+            ("attention", lambda x: attention(x, position)),
+            ("mlp", Mlp(spec, name="mlp")),
+        )
+        for name, inner in branches:
             norm = LayerNorm(spec.norm_eps, name=f"{name}_norm")
-            inner = branch(spec, name=name)
             drop = Dropout(spec.dropout)
             if spec.norm == "pre":
                 x = x + drop(inner(norm(x)))
@@ -227,24 +271,28 @@ class Block(nn.Module):
         return x, None
 
 
-def scanned_blocks(spec: BlockSpec, **options: Any) -> nn.Module:
+def scanned_blocks(spec: BlockSpec, *, causal: bool = False, cache_length: int = 0) -> nn.Module:
     """Return ``num_layers`` blocks under the name "layers", their parameters stacked.
+
+    The result is called with the input [B, L, D] and, with a cache, its position (else None).
 
     Args:
         spec: sizes, and what the backward pass computes again.
-        **options: attributes of every ``Block``.
+        causal: see SelfAttention.
+        cache_length: see SelfAttention.
     """
     block = Block
     if spec.remat != "none":
         block = nn.remat(Block, policy=REMAT_POLICIES[spec.remat], prevent_cse=False)
     scanned = nn.scan(
         block,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "cache": 0},
         split_rngs={"params": True, "dropout": True},
+        in_axes=cast(Any, nn.broadcast),
         length=spec.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return scanned(spec, name="layers", **options)
+    return scanned(spec, causal, cache_length, name="layers")
 
 
 def axis_names(boxed: Any) -> Any:

@@ -107,3 +107,23 @@ class ClassifierConfig(TransformerShape):
         for name in ("num_classes", "embed_dim", "max_length"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "at least 1, or unset")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoregressiveConfig(TransformerShape):
+    """A causal Transformer that predicts the next token; input and output share their table.
+
+    Attributes:
+        vocab_size: V; None until the tokenizer is known.
+        max_length: rows of the position table; None until the data is known.
+    """
+
+    vocab_size: int | None = None
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        for name in ("vocab_size", "max_length"):
+            value = getattr(self, name)
+            self._require(value is None or value >= 1, name, "at least 1, or unset")

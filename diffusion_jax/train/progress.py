@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from diffusion_jax.train.events import StepEvent
 
 _SHOWN = (
-    *("total", "mse", "cross_entropy", "prior", "rounding_nll", "nll", "accuracy"),
+    *("total", "mse", "cross_entropy", "prior", "rounding_nll", "nll", "nats", "accuracy"),
     "grad_norm",
 )
 

@@ -37,6 +37,7 @@ LAYERS = {
     "experiment": 4,
     "classifier_run": 4,
     "classifier_training": 4,
+    "autoregressive_run": 4,
     "control": 4,
     "program": 3,
     "training_run": 3,
