@@ -1,0 +1,164 @@
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.text.corpora import open_corpus
+from diffusion_jax.text.labelled import build_labelled, word_positions
+from diffusion_jax.text.labels import (
+    ABSENT,
+    FREE,
+    AttributeLabels,
+    SpanLabels,
+    TagLabels,
+    collect_labels,
+    labels_from_json,
+    labels_to_json,
+)
+from diffusion_jax.text.prefixes import with_prefix
+from diffusion_jax.text.rows import Packing
+from diffusion_jax.text.tokenizers import WordTokenizer, build_tokenizer
+
+LINES = [
+    {
+        "text": "the fox serves thai food",
+        "attributes": {"name": "fox", "food": "thai"},
+        "pos": ["DET", "NOUN", "VERB", "ADJ", "NOUN"],
+        "tree": "(S (NP (DT the) (NN fox)) (VP (V serves) (NP (JJ thai) (NN food))))",
+    },
+    {
+        "text": "the swan",
+        "attributes": {"name": "swan"},
+        "pos": "DET NOUN",
+        "spans": [[0, 1, "NP"]],
+    },
+]
+WORDS = WordTokenizer(["the", "fox", "serves", "thai", "food", "swan"])
+L = 9
+
+
+def corpus(tmp_path, lines=LINES):
+    path = tmp_path / "labelled.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return open_corpus(str(path))
+
+
+def build(tmp_path, task, lines=LINES, length=L, on_long="error"):
+    read = corpus(tmp_path, lines)
+    labels = collect_labels(task, iter(read), read.describe)
+    return labels, build_labelled(read, WORDS, Packing(length, "pad", on_long), labels)
+
+
+def test_attributes_of_json_lines(tmp_path):
+    labels, table = build(tmp_path, "attribute")
+    assert labels.fields == {"name": (ABSENT, "fox", "swan"), "food": (ABSENT, "thai")}
+    assert labels.slices == {"name": slice(0, 3), "food": slice(3, 5)}
+    np.testing.assert_array_equal(table.rows(np.array([0, 1]))["targets"], [[1, 1], [2, 0]])
+    np.testing.assert_array_equal(labels.encode({"food": "thai"}), [FREE, 1])
+
+
+def test_a_value_that_is_not_told_apart_is_free_and_not_absent(tmp_path):
+    labels = AttributeLabels({"name": (ABSENT, "fox"), "food": (ABSENT, "thai")})
+    table = build_labelled(corpus(tmp_path), WORDS, Packing(L), labels)
+    np.testing.assert_array_equal(table.rows(np.array([1]))["targets"], [[FREE, 0]])
+
+
+def test_tags_stand_where_the_tokens_stand(tmp_path):
+    labels, table = build(tmp_path, "pos")
+    row = table.rows(np.array([1]))
+    names = [labels.tags[i] for i in row["targets"][0]]
+    assert names == ["START", "DET", "NOUN", "END", *["PAD"] * 5]
+    np.testing.assert_array_equal(labels.encode(["DET", "NOUN"], L), row["targets"][0])
+    free = labels.encode(["*", "NOUN"], L, end=False)
+    assert list(free) == [0, FREE, labels.tags.index("NOUN"), *[FREE] * 6]
+
+
+def test_spans_stand_where_the_tokens_stand(tmp_path):
+    labels, table = build(tmp_path, "tree")
+    assert labels.labels == ("-", "NP", "S", "VP")
+    charts = table.rows(np.array([0, 1]))["targets"]
+    expected = np.where(np.tri(L, k=-1, dtype=bool), FREE, 0)
+    for start, end, label in ((1, 5, 2), (1, 2, 1), (3, 5, 3), (4, 5, 1)):
+        expected[start, end] = label
+    np.testing.assert_array_equal(charts[0], expected)
+    np.testing.assert_array_equal(
+        charts[0],
+        labels.encode([(0, 4, "S"), (0, 1, "NP"), (2, 4, "VP"), (3, 4, "NP")], L, num_tokens=5),
+    )
+    single = labels.encode([(0, 1, "NP")], L)
+    assert single[1, 2] == 1
+    assert np.sum(single != FREE) == 1
+
+
+def test_what_is_cut_off_loses_its_labels(tmp_path):
+    _, table = build(tmp_path, "tree", length=5, on_long="truncate")
+    chart = table.rows(np.array([0]))["targets"][0]
+    assert {(int(i), int(j)) for i, j in np.argwhere(chart > 0)} == {(1, 2)}
+    _, tags = build(tmp_path, "pos", length=5, on_long="truncate")
+    assert tags.rows(np.array([0]))["targets"].shape == (1, 5)
+
+
+def test_pieces_of_a_word_share_its_label():
+    texts = ["the golden fox serves thai food", "the white swan serves food"] * 8
+    pieces = build_tokenizer("sentencepiece", texts, vocab_size=25)
+    positions = word_positions("the golden fox", pieces)
+    ids = pieces.encode("the golden fox")
+    assert [i for words in positions for i in words] == list(range(len(ids)))
+    assert max(map(len, positions)) > 1
+    assert pieces.decode([ids[i] for i in positions[1]]).strip() == "golden"
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("attribute", {"attributes": None}, "no 'attributes'"),
+        ("pos", {"pos": ["DET"]}, "1 tags for the 2 words"),
+        ("pos", {"pos": ["DET", "NUON"]}, "did you mean 'NOUN'"),
+        ("tree", {"spans": [[0, 7, "NP"]]}, "span 0:7 is not inside"),
+        ("tree", {"tree": "(S (NP the swan)"}, "unbalanced"),
+        ("tree", {"tree": "(S a b c)"}, "the tree has 3 words, but the text 2"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named_with_their_example(tmp_path, task, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(tmp_path, task, [LINES[0], {**LINES[1], **change}])
+    assert "example 2" in str(error.value)
+
+
+def test_wishes_that_cannot_be_are_named():
+    labels = AttributeLabels({"food": (ABSENT, "thai", "french")})
+    with pytest.raises(UserError, match="did you mean 'food'"):
+        labels.encode({"fod": "thai"})
+    with pytest.raises(UserError, match="did you mean 'french'"):
+        labels.encode({"food": "frnch"})
+    with pytest.raises(UserError, match="do not fit"):
+        TagLabels().encode(["DET"] * 8, L)
+    spans = SpanLabels(("-", "NP", "PP"))
+    with pytest.raises(UserError, match="two labels"):
+        spans.encode([(0, 1, "NP"), (0, 1, "PP")], L)
+    with pytest.raises(UserError, match="not inside"):
+        spans.encode([(3, 7, "NP")], L)
+
+
+@pytest.mark.parametrize("task", ["attribute", "pos", "tree"])
+def test_labels_as_json_and_back(tmp_path, task):
+    labels, _ = build(tmp_path, task)
+    assert labels_from_json(json.loads(json.dumps(labels_to_json(labels)))) == labels
+    with pytest.raises(UserError, match="not a set of labels"):
+        labels_from_json({"task": task})
+
+
+def test_controls_stand_before_texts(tmp_path):
+    read = corpus(tmp_path)
+    sources = {
+        name: next(iter(with_prefix(read, name))).src
+        for name in ("attributes", "pos", "length", "tree")
+    }
+    assert sources == {
+        "attributes": "name : fox | food : thai",
+        "pos": "DET NOUN VERB ADJ NOUN",
+        "length": "5",
+        "tree": "0 4 S 0 1 NP 2 4 VP 3 4 NP",
+    }
+    assert with_prefix(read, "none") is read
