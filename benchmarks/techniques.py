@@ -1,14 +1,15 @@
 """Training techniques at equal training time: data to text on the grammar, or pairs of a file.
 
 Command: python -m benchmarks.techniques PRESET ... [--seconds 150] [--seed 0] [--output FILE]
-    [--train train.jsonl --valid valid.jsonl]
+    [--train train.jsonl --valid valid.jsonl] [--runs DIRECTORY]
 
 Every preset trains the same small network with the same optimiser for the same processor time (the
 seconds of all threads of the process, so that other programs on the machine count little), then
 writes with every sampler of the list. A preset's cost per step is measured first, on its own
 compiled step; compilation is not counted. Texts of the grammar are judged by parsing: the share
 that is in the language, and the share that says exactly what was asked; BLEU against one reference
-says more where those are near 0. One JSON line per preset and sampler is appended.
+says more where those are near 0. One JSON line per preset and sampler is appended. With --runs a
+training that was stopped by a signal goes on when the same command is given again.
 """
 
 import argparse
@@ -170,47 +171,63 @@ def judge(texts: Sequence[str], wanted: Sequence[str], attributes: Sequence[Any]
     return figures
 
 
-def measure(preset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train one preset and judge what it writes."""
+def trained(preset: str, arguments: argparse.Namespace, workdir: Path) -> dict[str, Any]:
+    """Train a preset in its run directory, or go on training; return what it took.
+
+    Raises:
+        SystemExit: a signal stopped the training; there is nothing to report yet.
+    """
+    record = workdir.with_suffix(".json")
+    if record.exists():
+        plan = json.loads(record.read_text())
+    else:
+        steps, per_step = steps_for(configured(preset, arguments), arguments.seconds)
+        plan = {"train_steps": steps, "step_cpu_s": round(per_step, 4), "train_cpu_s": 0.0}
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(plan))
     config = configured(preset, arguments)
-    steps, per_step = steps_for(config, arguments.seconds)
+    steps = plan["train_steps"]
     config = replace(
         config,
-        train=replace(config.train, steps=steps, checkpoint_every=steps, log_every=max(1, steps)),
+        train=replace(config.train, steps=steps, checkpoint_every=steps, log_every=steps),
         optim=replace(config.optim, warmup_steps=min(100, steps // 10)),
     )
+    began = time.process_time()
+    result = experiment.train(config, workdir, resume=True)
+    # All of it: compilation, and again for every time that the training was taken up.
+    plan["train_cpu_s"] = round(plan["train_cpu_s"] + time.process_time() - began, 1)
+    record.write_text(json.dumps(plan))
+    if result.fit.stopped_by is not None:
+        raise SystemExit(f"{preset}: training was stopped at step {result.fit.step}")
+    return plan
+
+
+def measure(preset: str, arguments: argparse.Namespace, runs: Path) -> None:
+    """Train one preset and judge what it writes; a line is written as soon as it is known."""
+    workdir = runs / f"{preset}-seed{arguments.seed}"
+    plan = trained(preset, arguments, workdir)
     sources, wanted, attributes = references(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        workdir = Path(folder) / "run"
-        began, began_wall = time.process_time(), time.perf_counter()
-        result = experiment.train(config, workdir)
-        if result.fit.stopped_by is not None:
-            raise SystemExit(f"{preset}: training was stopped, nothing is reported")
-        trained, trained_wall = time.process_time() - began, time.perf_counter() - began_wall
-        rows = []
-        for options in (*SAMPLERS, *MORE_SAMPLERS.get(preset, ())):
-            generator = Generator.from_checkpoint(workdir, **options)
-            written = generator.generate(sources, batch_size=100, seed=arguments.seed)
-            texts = [generation.candidates[0] for generation in written]
-            row = {
-                "preset": preset,
-                "task": arguments.train or "grammar:small/data_to_text",
-                "budget_cpu_s": arguments.seconds,
-                "train_steps": steps,
-                "step_cpu_s": round(per_step, 4),
-                "train_cpu_s_with_compilation": round(trained, 1),
-                "train_wall_s": round(trained_wall, 1),
-                "seed": arguments.seed,
-                "samples": len(texts),
-                **options,
-                **judge(texts, wanted, attributes),
-                "machine": platform.machine(),
-                "jax": jax.__version__,
-                "diffusion_jax": diffusion_jax.__version__,
-            }
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    return rows
+    for options in (*SAMPLERS, *MORE_SAMPLERS.get(preset, ())):
+        generator = Generator.from_checkpoint(workdir, **options)
+        written = generator.generate(sources, batch_size=100, seed=arguments.seed)
+        texts = [generation.candidates[0] for generation in written]
+        row = {
+            "preset": preset,
+            "task": arguments.train or "grammar:small/data_to_text",
+            "budget_cpu_s": arguments.seconds,
+            **plan,
+            "seed": arguments.seed,
+            "samples": len(texts),
+            **options,
+            **judge(texts, wanted, attributes),
+            "machine": platform.machine(),
+            "jax": jax.__version__,
+            "diffusion_jax": diffusion_jax.__version__,
+        }
+        print(json.dumps(row), flush=True)
+        if arguments.output:
+            with arguments.output.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
 
 
 def main() -> None:
@@ -222,16 +239,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--train", default="", help="JSON lines of pairs; default the grammar")
     parser.add_argument("--valid", default="")
+    parser.add_argument("--runs", type=Path, help="keep the runs here; default a temporary place")
     parser.add_argument("--output", type=Path, help="JSON lines file to append to")
     arguments = parser.parse_args()
     if bool(arguments.train) != bool(arguments.valid):
         parser.error("give --train and --valid together")
-    for preset in arguments.presets:
-        print(f"{preset} ...", file=sys.stderr)
-        rows = measure(preset, arguments)
-        if arguments.output:
-            with arguments.output.open("a", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(row) + "\n" for row in rows)
+    with tempfile.TemporaryDirectory() as folder:
+        for preset in arguments.presets:
+            print(f"{preset} ...", file=sys.stderr)
+            measure(preset, arguments, arguments.runs or Path(folder))
 
 
 if __name__ == "__main__":
