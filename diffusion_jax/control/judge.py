@@ -14,9 +14,13 @@ from typing import NamedTuple, Protocol
 from diffusion_jax.control import slots
 from diffusion_jax.text.control_targets import ANY_TAG, MASK, Target
 from diffusion_jax.text.grammar import Grammar, load_grammar
+from diffusion_jax.text.grammar.sentence import Parse
 from diffusion_jax.text.templates import encode_known, keeps, parse_template
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.trees import Span, join_spans, parse_tree
+
+# Log-probabilities closer than this are of one derivation.
+_SAME = 1e-6
 
 
 class Annotation(NamedTuple):
@@ -105,7 +109,12 @@ class GrammarJudge:
         if target.attributes:
             holds["attributes"] = said.items() >= dict(target.attributes).items()
         pos = () if parse is None else parse.best.pos
-        spans = () if parse is None else join_spans(parse.best.spans)
+        readings = [()] if parse is None else _readings(parse)
+        wanted = target.tree_spans() or target.spans
+        # What has two readings obeys when one of them does.
+        spans = max(
+            readings, key=lambda found: (labelled_f1(wanted, found), set(found) >= set(wanted))
+        )
         _judge_structure(holds, measures, target, Annotation(pos, spans))
         return Verdict(holds, measures, parse is not None)
 
@@ -180,6 +189,27 @@ def _judge_structure(
     if target.spans:
         found = annotation.spans
         holds["spans"] = None if found is None else set(target.spans) <= set(found)
+
+
+def _readings(parse: Parse) -> list[tuple[Span, ...]]:
+    """Return the constituents of every derivation.
+
+    Sentences of the grammar are ambiguous in one way: ``serves thai food near the mill`` has its
+    last PP in the VP or in an NP around both, with equal probability.
+    """
+    best = join_spans(parse.best.spans)
+    if parse.log_prob - parse.best.log_prob < _SAME:
+        return [best]
+    other = set(best)
+    for start, end, label in best:
+        if label != "PP":
+            continue
+        for first, last, kind in best:
+            if kind == "NP" and last == start - 1:
+                outer = (first, end, "NP")
+                other.symmetric_difference_update({outer})
+                return [best, tuple(sorted(other, key=lambda s: (s[0], -s[1])))]
+    return [best]
 
 
 def tag_accuracy(wanted: Sequence[str], found: Sequence[str]) -> float:

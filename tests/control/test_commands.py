@@ -1,0 +1,90 @@
+"""The commands: what is refused with exit code 2, and what a line of output holds."""
+
+import json
+
+import pytest
+
+from diffusion_jax.cli import main
+
+BAD = {
+    "nothing asked": [],
+    "not field=value": ["--attribute", "food"],
+    "no classifier": ["--attribute", "food=thai"],
+    "unknown tag": ["--pos", "DET NUON"],
+    "unbalanced tree": ["--tree", "(S (NP a"],
+    "crossing spans": ["--span", "1:3=NP", "--span", "2:5=PP"],
+    "length beyond the model": ["--length", "40"],
+    "contradiction": ["--length", "5", "--pos", "DET " * 9],
+    "word outside": ["--keep", "the thay ___ ."],
+    "no hole": ["--keep", "the pub ."],
+    "too many words": ["--keep", "the ___ .", "--length", "2"],
+    "no such classifier": ["--length", "5", "--classifier", "nowhere"],
+    "targets twice": ["--length", "5", "--targets", "t.jsonl"],
+    "no such targets": ["--targets", "nowhere.jsonl"],
+}
+
+
+@pytest.fixture
+def compiles(monkeypatch):
+    """Fail where anything is compiled for a chain."""
+    from diffusion_jax.control.steer import Controller
+
+    def refuse(*arguments, **options):
+        raise AssertionError("bad input reached the chain")
+
+    monkeypatch.setattr(Controller, "_write_some", refuse)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_control_is_refused_before_compilation(name, untrained, capsys, compiles, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert main(["control", str(untrained), "-o", str(out), *BAD[name]]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("diffusion-jax: error: ")
+    assert message.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["infill"],
+        ["infill", "--template", "the pub ."],
+        ["infill", "--template", "the thay ___"],
+        ["infill", "--template", "the ___", "--mask", " "],
+        ["infill", "--template", "the ___", "--min-hole", "4", "--max-hole", "2"],
+        ["infill", "--template", "the ___", "--num", "0"],
+        ["evaluate-control"],
+        ["evaluate-control", "--task", "lenght"],
+        ["evaluate-control", "--task", "length", "-n", "0"],
+        ["evaluate-control", "--task", "attribute"],
+    ],
+    ids=" ".join,
+)
+def test_bad_infill_and_measurement_are_refused(asked, untrained, capsys, compiles):
+    command, *options = asked
+    assert main([command, str(untrained), *options]) == 2
+    assert capsys.readouterr().err.startswith("diffusion-jax: error: ")
+
+
+@pytest.mark.slow
+def test_control_writes_lines_and_goes_on_where_it_stopped(untrained, tmp_path, capsys):
+    targets = tmp_path / "targets.jsonl"
+    targets.write_text('{"length": 5}\n{"length": 7}\n{"keep": "the ___ ."}\n', encoding="utf-8")
+    out = tmp_path / "out.jsonl"
+    asked = ["control", str(untrained), "--targets", str(targets), "-n", "2", "-o", str(out)]
+    assert main([*asked, "--max-layouts", "2"]) == 0
+    whole = out.read_text(encoding="utf-8")
+    records = [json.loads(line) for line in whole.splitlines()]
+    assert [record["id"] for record in records] == [0, 1, 2]
+    assert records[1]["target"] == {"length": 7}
+    assert records[1]["holds"] == {"length": True}
+    assert records[2]["holds"] == {"keep": True}
+    assert len(records[0]["candidates"]) == 2
+    assert records[0]["text"] in [c["text"] for c in records[0]["candidates"]]
+    # The first line, and half of the second.
+    first = whole.splitlines(keepends=True)[0]
+    out.write_text(first + whole[len(first) : len(first) + 20], encoding="utf-8")
+    assert main([*asked, "--max-layouts", "2", "--resume"]) == 0
+    assert out.read_text(encoding="utf-8") == whole
+    assert main([*asked[:-1], str(targets), "--resume"]) == 2

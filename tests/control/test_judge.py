@@ -1,0 +1,150 @@
+"""Judges and tasks: a sentence obeys every target that is drawn from it."""
+
+from itertools import islice, pairwise
+
+import pytest
+
+from diffusion_jax.config import DataConfig
+from diffusion_jax.control.judge import (
+    Annotation,
+    TextJudge,
+    Verdict,
+    labelled_f1,
+    make_judge,
+    tag_accuracy,
+)
+from diffusion_jax.control.measure import rejection, summarise, table
+from diffusion_jax.control.slots import contains, says
+from diffusion_jax.control.tasks import draw_targets, held_out, parse_task
+from diffusion_jax.errors import UserError
+from diffusion_jax.text.control_targets import make_target
+from diffusion_jax.text.grammar import load_grammar
+from diffusion_jax.text.tokenizers.word import WordTokenizer
+
+TASKS = ("attribute", "pos", "tree", "span", "length", "infill", "attribute+length", "infill+span")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return WordTokenizer(load_grammar("small").vocabulary())
+
+
+@pytest.fixture(scope="module")
+def judge(tokenizer):
+    return make_judge("grammar:small", tokenizer)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return held_out(DataConfig(corpus="grammar:small"), "", 0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_sentence_obeys_what_was_drawn_from_it(task, judge, corpus, tokenizer):
+    targets = draw_targets(task, corpus, 100, 0, tokenizer)
+    own = [judge(target.reference, target) for target in targets]
+    assert all(verdict.all_hold() and verdict.fluent for verdict in own)
+    others = [judge(a.reference, b) for a, b in pairwise(targets)]
+    assert sum(bool(verdict.all_hold()) for verdict in others) < 50
+
+
+def test_targets_depend_on_the_seed_alone(corpus, tokenizer):
+    drawn = [draw_targets("infill", corpus, 5, seed, tokenizer) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
+def test_targets_are_of_the_test_split(corpus):
+    grammar = load_grammar("small")
+    train = {sentence.text for sentence in grammar.corpus(0, 200)}
+    assert not train & {example.text for example in islice(corpus, 200)}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("attribut", "no task 'attribut'; did you mean"),
+        ("pos+pos", "twice"),
+        ("infill+tree", "len"),
+    ],
+)
+def test_an_unknown_task_is_refused(task, message):
+    with pytest.raises(UserError, match=message):
+        parse_task(task)
+
+
+def test_outside_the_language_content_and_structure_do_not_hold(judge):
+    text = "the golden fox serves thai thai food ."
+    target = make_target(attributes=["food=thai"], pos=" ".join(["*"] * 8), length=8)
+    verdict = judge(text, target)
+    assert verdict.fluent is False
+    assert verdict.holds == {"length": True, "attributes": False, "pos": False}
+
+
+def test_measures(tokenizer):
+    assert tag_accuracy(("DET", "*", "VERB"), ("DET", "X")) == pytest.approx(2 / 3)
+    gold = ((0, 4, "S"), (0, 1, "NP"), (2, 4, "VP::X"))
+    assert labelled_f1(gold, gold) == 1.0
+    # 4 and 2 brackets, 1 in common.
+    assert labelled_f1(gold, ((0, 4, "S"), (0, 2, "NP"))) == pytest.approx(2 / 6)
+    assert labelled_f1((), ()) == 1.0
+
+
+def test_without_an_annotator_structure_is_unknown(tokenizer):
+    target = make_target(pos="DET NOUN", spans=["0:1=NP"])
+    verdict = TextJudge(tokenizer)("the fox", target)
+    assert verdict.holds == {"pos": None, "spans": None}
+    assert verdict.all_hold() is None
+    known = TextJudge(tokenizer, annotator=lambda _: Annotation(("DET", "NOUN"), ((0, 1, "NP"),)))
+    assert known("the fox", target).all_hold()
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value", "said"),
+    [
+        ("The Mill near Blue Spice is cheap .", "name", "Blue Spice", False),
+        ("Blue Spice near The Mill is cheap .", "name", "Blue Spice", True),
+        ("It is near to Blue Spice .", "near", "Blue Spice", True),
+        ("Blue Spice is a pub .", "near", "Blue Spice", False),
+        ("It has a yellow door .", "customer rating", "low", False),
+        ("It has a low customer rating .", "customer rating", "low", True),
+        ("It is a 5 star pub .", "customer rating", "5 out of 5", True),
+        ("It is rated 1 out of 5 .", "customer rating", "5 out of 5", False),
+        ("It is family friendly .", "family friendly", "yes", True),
+        ("It is not family friendly .", "family friendly", "yes", False),
+        ("It isn ' t kid friendly .", "family friendly", "no", True),
+        ("It is inexpensive .", "price", "cheap", True),
+        ("Prices are less than £ 20 .", "price", "less than £ 20", True),
+        ("It serves Italian food .", "food", "Italian", True),
+    ],
+)
+def test_the_slot_matcher(text, field, value, said):
+    assert says(text, field, value) is said
+
+
+def test_the_published_attribute_success_is_a_substring():
+    assert contains("a yellow door", "low")
+
+
+def test_a_summary_averages_over_texts_then_targets():
+    def judge(text, target):
+        return Verdict({"length": text == "good"}, fluent=text != "bad")
+
+    targets = [make_target(length=3), make_target(length=4)]
+    row = summarise("length", "control", targets, [["good", "good"], ["good", "bad"]], judge)
+    assert (row.success, row.in_language, row.success_in_language) == (0.75, 0.75, 1.0)
+    assert row.success_error == pytest.approx(0.25)
+    assert row.distinct == 1.5
+    assert "| length | control | 75.0 ± 25.0 | 75.0 | 100.0 |" in table([row])
+    assert "Diffusion-LM, published (E2E) | 99.9" in table([row])
+
+
+def test_rejection_is_the_expectation_under_the_pool():
+    def judge(text, target):
+        return Verdict({"length": text == "good"}, fluent=text in ("good", "fine"))
+
+    pool = ["good"] * 2 + ["fine"] * 3 + ["bad"] * 5
+    row = rejection("length", [make_target(length=3)], pool, judge, num_samples=10, draws=20)
+    assert row.success == pytest.approx(0.4)
+    # 4 of 10 texts are hits, all fluent; of the others 3 in 8 are.
+    assert row.in_language == pytest.approx(0.4 + 0.6 * 3 / 8)
