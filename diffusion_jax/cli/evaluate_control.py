@@ -32,7 +32,9 @@ class EvaluateControlCommand:
         targets: JSON lines of targets, ours or Diffusion-LM's, as one more task of that name.
         data: held-out texts with labels; empty is the run's validation corpus, or the grammar's
             test split.
-        teacher: a directory that train-teacher wrote: fluency in nats per token.
+        teacher: a directory that train-ar wrote: fluency in nats per token.
+        autoregressive: a directory that train-ar --prefix wrote: the baseline that is told the
+            control; may be given several times.
         num_targets: targets for each task.
         num: texts for each target.
         pool: texts without control, for the baselines; 0 leaves them out.
@@ -52,6 +54,7 @@ class EvaluateControlCommand:
     targets: str | None = None
     data: str = ""
     teacher: str | None = None
+    autoregressive: Several = ()
     num_targets: int = 100
     num: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 50
     pool: int = 500
@@ -90,6 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         seed=command.seed,
         batch_size=command.batch_size,
         pool_size=command.pool,
+        **_teachers(command),
     )
     rows: list[Any] = []
     for task, targets in tasks.items():
@@ -108,6 +112,18 @@ def main(arguments: Sequence[str]) -> int:
         }
         Path(command.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _teachers(command: EvaluateControlCommand) -> dict[str, Any]:
+    """Return the judge of fluency and the baselines that were given."""
+    if command.teacher is None and not command.autoregressive:
+        return {}
+    from diffusion_jax.control.teacher import load_fluency, load_writer
+
+    return {
+        "fluency": None if command.teacher is None else load_fluency(command.teacher),
+        "writers": [load_writer(path) for path in command.autoregressive],
+    }
 
 
 def _tasks(command: EvaluateControlCommand, controller: Any) -> dict[str, list[Any]]:

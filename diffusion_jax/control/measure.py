@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,21 @@ Texts = Sequence[Sequence[str]]
 
 Fluency = Callable[[Sequence[str]], float]
 """texts -> nats per token under a judge of fluency."""
+
+
+class Writer(NamedTuple):
+    """Another way to write texts for targets of one task: a baseline.
+
+    Attributes:
+        name: for the table.
+        task: what it can do.
+        write: (targets, texts for each, seed) -> texts.
+    """
+
+    name: str
+    task: str
+    write: Callable[[Sequence[Target], int, int], Texts]
+
 
 # Li et al. 2022, table 2 and 3: control success in percent / lm-score, 50 samples per target, E2E.
 PUBLISHED = {
@@ -167,6 +182,7 @@ class Measurement:
         batch_size: int,
         pool_size: int,
         fluency: Fluency | None = None,
+        writers: Sequence[Writer] = (),
     ):
         """Say what is measured.
 
@@ -178,6 +194,7 @@ class Measurement:
             batch_size: rows per compiled call.
             pool_size: texts without control, for the baselines; 0 leaves them out.
             fluency: nats per token of texts.
+            writers: other ways to write for the same targets.
         """
         self.controller = controller
         self.judge = judge
@@ -186,6 +203,7 @@ class Measurement:
         self.batch_size = batch_size
         self.pool_size = pool_size
         self.fluency = fluency
+        self.writers = writers
         self._pool: tuple[list[str], float] | None = None
 
     def rows(self, task: str, targets: Sequence[Target]) -> Iterator[Row]:
@@ -197,6 +215,13 @@ class Measurement:
         best = [[candidates[order(candidates, "classifier")[0]].text] for candidates in written]
         method = f"control, best of {self.num_samples}"
         yield summarise(task, method, targets, best, self.judge, **shared)
+        for writer in self.writers:
+            if task != writer.task:
+                continue
+            start = time.perf_counter()
+            others = writer.write(targets, self.num_samples, self.seed)
+            shared["seconds"] = time.perf_counter() - start
+            yield summarise(task, writer.name, targets, others, self.judge, **shared)
         if self.pool_size == 0:
             return
         if self._pool is None:
