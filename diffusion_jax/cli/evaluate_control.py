@@ -35,6 +35,8 @@ class EvaluateControlCommand:
         teacher: a directory that train-ar wrote: fluency in nats per token.
         autoregressive: a directory that train-ar --prefix wrote: the baseline that is told the
             control; may be given several times.
+        tagger: a spaCy pipeline that tags texts other than the grammar's (extra "annotate").
+        parser: a benepar model that parses them; needs --tagger.
         num_targets: targets for each task.
         num: texts for each target.
         pool: texts without control, for the baselines; 0 leaves them out.
@@ -55,6 +57,8 @@ class EvaluateControlCommand:
     data: str = ""
     teacher: str | None = None
     autoregressive: Several = ()
+    tagger: str | None = None
+    parser: str | None = None
     num_targets: int = 100
     num: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 50
     pool: int = 500
@@ -124,6 +128,21 @@ def _teachers(command: EvaluateControlCommand) -> dict[str, Any]:
         "fluency": None if command.teacher is None else load_fluency(command.teacher),
         "writers": [load_writer(path) for path in command.autoregressive],
     }
+
+
+def _annotator(command: EvaluateControlCommand, corpus: str) -> Any:
+    """Return what tags and parses texts, None where it was not asked for."""
+    if command.tagger is None:
+        if command.parser is not None:
+            raise UserError(
+                "--parser needs the spaCy pipeline that splits sentences: give --tagger"
+            )
+        return None
+    if corpus.startswith("grammar:"):
+        raise UserError("the grammar's own parser judges its texts; leave --tagger out")
+    from diffusion_jax.control.annotators import spacy_annotator
+
+    return spacy_annotator(command.tagger, command.parser)
 
 
 def _tasks(command: EvaluateControlCommand, controller: Any) -> dict[str, list[Any]]:

@@ -1,0 +1,76 @@
+"""The adapter of spaCy and benepar, against stand-ins of theirs."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from diffusion_jax.control.annotators import spacy_annotator
+from diffusion_jax.errors import UserError
+
+
+class Pipeline:
+    vocab = None
+
+    def __init__(self):
+        self.pipeline = [("tagger", self.tag)]
+        self.tree = None
+
+    def tag(self, doc):
+        tags = {"The": "DET", "pub": "NOUN", ".": "PUNCT", "\n": "SPACE"}
+        for token in doc.tokens:
+            token.pos_ = tags[token.text]
+        return doc
+
+    def add_pipe(self, name, config):
+        self.pipeline.append((name, self.parse))
+
+    def parse(self, doc):
+        trees = ["(S (NP (DT The) (NN pub)) (. .))", "(NP (NN pub))"]
+        doc.sents = [
+            SimpleNamespace(start=start, _=SimpleNamespace(parse_string=tree))
+            for start, tree in zip((0, 3), trees)
+        ]
+        return doc
+
+
+class Doc:
+    def __init__(self, vocab, words):
+        self.tokens = [SimpleNamespace(text=word, pos_="") for word in words]
+
+    def __iter__(self):
+        return iter(self.tokens)
+
+
+@pytest.fixture
+def spacy(monkeypatch):
+    def load(name):
+        if name != "small":
+            raise OSError("no such pipeline")
+        return Pipeline()
+
+    module = SimpleNamespace(load=load, tokens=SimpleNamespace(Doc=Doc))
+    monkeypatch.setitem(sys.modules, "spacy", module)
+    monkeypatch.setitem(sys.modules, "benepar", SimpleNamespace())
+
+
+def test_tags_are_those_of_our_tokens(spacy):
+    annotation = spacy_annotator("small")(["The", "pub", ".", "\n"])
+    assert annotation.pos == ["DET", "NOUN", "PUNCT", "X"]
+    assert annotation.spans is None
+
+
+def test_sentences_are_counted_from_the_start_of_the_text(spacy):
+    annotation = spacy_annotator("small", "parser")(["The", "pub", ".", "pub"])
+    assert annotation.spans == ((0, 2, "S"), (0, 1, "NP"), (3, 3, "NP"))
+
+
+def test_what_is_missing_is_named(spacy, monkeypatch):
+    with pytest.raises(UserError, match="python -m spacy download large"):
+        spacy_annotator("large")
+    monkeypatch.setitem(sys.modules, "benepar", None)
+    with pytest.raises(UserError, match=r"benepar is not installed.*\[annotate\]"):
+        spacy_annotator("small", "parser")
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(UserError, match=r"spacy is not installed"):
+        spacy_annotator("small")
