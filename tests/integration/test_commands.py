@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ def test_later_batches_need_no_program_of_their_own(runs, sources, monkeypatch):
         shapes.add(ids.shape)
         return ids
 
-    watched = writer.__class__(writer.config, writer.tokenizer, writer.params, watch)
+    watched = replace(writer, reverse=watch)
     texts = sources.read_text(encoding="utf-8").splitlines()
     assert len(list(watched.generate(texts, batch_size=16))) == NUM_SOURCES
     assert shapes == {(16, writer.config.data.length)}
