@@ -204,6 +204,8 @@ class SelfAttention(nn.Module):
         query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
         scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
         scores = scores * self.spec.head_dim**-0.5
+        if self.spec.relative_positions:
+            scores = scores + self._distance_bias(scores.shape[-1])[None]
         if mask is not None:
             scores = jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1)
@@ -222,6 +224,48 @@ class SelfAttention(nn.Module):
             store.value = jax.lax.dynamic_update_slice_in_dim(store.value, new, position, axis=1)
             kept.append(store.value)
         return kept[0], kept[1], (jnp.arange(self.cache_length) <= position)[None, :]
+
+    def _distance_bias(self, length: int) -> jax.Array:
+        """Return [H, L, L], what each head adds to a score for the distance key - query."""
+        spec = self.spec
+        assert spec.max_length is not None
+        by_distance = self.param(
+            "distance_bias",
+            named_axes(neighbour_bias, ("heads", None)),
+            (spec.num_heads, 2 * spec.max_length - 1),
+        )
+        middle = spec.max_length - 1
+        return toeplitz(by_distance[:, middle - length + 1 : middle + length])
+
+
+NEIGHBOURS = (-1, 1, -3, 3, -2, 2, -5, 5)
+"""The distances that the heads of a layer begin with, repeated where there are more heads."""
+
+
+def neighbour_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Initialise attention biases [H, 2M - 1] by distance, so that heads see near neighbours.
+
+    Sentences are local: a network that must first find its neighbours through the position table
+    spends most of a short training on that (``benchmarks/results/quickstart.md`` has the figures).
+    """
+    del key
+    num_heads, num_distances = shape
+    centres = jnp.resize(jnp.array(NEIGHBOURS), (num_heads, 1))
+    distances = jnp.arange(num_distances)[None] - num_distances // 2
+    return (-0.5 * jnp.abs(distances - centres)).astype(dtype)
+
+
+def toeplitz(diagonals: jax.Array) -> jax.Array:
+    """Spread ``diagonals`` [H, 2L - 1] over matrices [H, L, L]: entry (i, j) is L - 1 + j - i.
+
+    By repeating and reshaping; the gradient of indexing is a scatter, which is slow on every
+    device.
+    """
+    num_heads, width = diagonals.shape
+    length = (width + 1) // 2
+    padded = jnp.pad(diagonals, ((0, 0), (0, 1)))
+    rows = jnp.tile(padded, (1, length))[:, : length * width].reshape(num_heads, length, width)
+    return rows[:, :, length - 1 :]
 
 
 class Mlp(nn.Module):

@@ -54,6 +54,11 @@ class TransformerShape:
         return "xla"
 
     @property
+    def relative_positions(self) -> bool:
+        """Whether attention knows distances: only the denoiser's does."""
+        return False
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_dim // self.num_heads

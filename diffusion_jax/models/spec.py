@@ -36,6 +36,9 @@ class DenoiserConfig:
         readout: what the network's output says about ``x_start``: it is the "vector" itself (as
             published), or its inner products with the embeddings are logits of a token "posterior",
             whose mean embedding is the estimate (CDCD, arXiv:2211.15089; Plaid, arXiv:2305.18619).
+        relative_positions: add a learned bias for each head and each distance between two
+            positions to the attention scores (T5, arXiv:1910.10683); every head begins by looking
+            at one near neighbour.
         normalize_embedding: scale every word vector to length sqrt(E) wherever it is used (CDCD).
         length_head: predict the length of the target from its source and give it to the network as
             padding that is known, instead of generating padding; for pairs. Needs ``pad_id``.
@@ -64,6 +67,7 @@ class DenoiserConfig:
     self_conditioning: bool = False
     mean_embed: bool = False
     readout: str = "vector"
+    relative_positions: bool = False
     normalize_embedding: bool = False
     length_head: bool = False
     pad_id: int | None = None
@@ -116,6 +120,12 @@ class DenoiserConfig:
                 "attention_dropout",
                 self.attention_dropout,
                 "0 with cudnn attention",
+            )
+            _require(
+                not self.relative_positions,
+                "relative_positions",
+                self.relative_positions,
+                "False with cudnn attention",
             )
             _require(
                 self.head_dim % 8 == 0,
