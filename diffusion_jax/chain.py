@@ -166,6 +166,7 @@ def make_chain(
             at_rows=_at_rows(grid, noise_mask),
             self_condition=spec.self_conditioning,
             noise_bound=options.noise_bound or None,
+            noise_scale=options.noise_scale,
             collect=make_collect and make_collect(head),
             collect_every=collect_every,
         )

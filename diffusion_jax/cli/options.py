@@ -43,6 +43,7 @@ class SampleOverrides:
         guidance_scale: how much the source counts: 1 as trained, 0 not at all, 2 doubly.
         temperature: divides the logits of a model that predicts a token posterior.
         noise_bound: truncate the noise at this many standard deviations; 0 switches it off.
+        noise_scale: multiply the noise of every step, 0 to 1: lower is more typical, less diverse.
         rounding: final words by the trained "head" or the "nearest" embedding.
         faithful_v2: DiffuSeq-v2's published chain with its deviations, to repeat its numbers.
     """
@@ -59,6 +60,7 @@ class SampleOverrides:
     guidance_scale: float | None = None
     temperature: float | None = None
     noise_bound: float | None = None
+    noise_scale: float | None = None
     rounding: Literal["head", "nearest"] | None = None
     faithful_v2: bool | None = None
 

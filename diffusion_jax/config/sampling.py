@@ -40,6 +40,8 @@ class SampleConfig:
         temperature: divides the logits of a model that predicts a token posterior (score
             temperature, CDCD, arXiv:2211.15089, section 6.3); below 1 is more decided.
         noise_bound: truncate the noise at plus or minus this many standard deviations; 0 means not.
+        noise_scale: multiply the noise of every step, 0 to 1: below 1 the texts are more typical
+            and less diverse (a temperature; arXiv:2302.02277).
         rounding: final words by the trained head ("head", as published) or the nearest embedding
             ("nearest").
         faithful_v2: repeat DiffuSeq-v2's published chain with its deviations (docs/samplers.md),
@@ -58,6 +60,7 @@ class SampleConfig:
     guidance_scale: float = 1.0
     temperature: float = 1.0
     noise_bound: float = 0.0
+    noise_scale: float = 1.0
     rounding: Literal["head", "nearest"] = "head"
     faithful_v2: bool = False
 
@@ -75,6 +78,9 @@ class SampleConfig:
             "a share of the schedule from 0 (none) to below 1",
         )
         require(self.noise_bound >= 0, "sample.noise_bound", self.noise_bound, "0 (off) or more")
+        require(
+            0.0 <= self.noise_scale <= 1.0, "sample.noise_scale", self.noise_scale, "from 0 to 1"
+        )
         for name, owners in _OWNERS.items():
             require(
                 self.sampler in owners or getattr(self, name) == _default(name),
@@ -87,6 +93,12 @@ class SampleConfig:
             "sample.noise_bound",
             self.noise_bound,
             f'0 with deterministic "{self.sampler}": it draws no noise to truncate',
+        )
+        require(
+            self.draws_noise or self.noise_scale == 1.0,
+            "sample.noise_scale",
+            self.noise_scale,
+            f'1 with deterministic "{self.sampler}": it draws no noise to scale',
         )
         if self.faithful_v2:
             self._check_faithful()
@@ -106,7 +118,7 @@ class SampleConfig:
         if sampler != self.sampler:
             stale = {name for name, owners in _OWNERS.items() if sampler not in owners}
             if sampler == "dpm++" or (sampler == "ddim" and not options.get("eta")):
-                stale.add("noise_bound")
+                stale |= {"noise_bound", "noise_scale"}
             options = {name: _default(name) for name in stale} | options
         return dataclasses.replace(self, **options)
 

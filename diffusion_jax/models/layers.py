@@ -247,12 +247,14 @@ def neighbour_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) ->
 
     Sentences are local: a network that must first find its neighbours through the position table
     spends most of a short training on that (``benchmarks/results/quickstart.md`` has the figures).
+    The bias falls with the logarithm of the distance, so that far positions, such as the source of
+    a pair, are still reached.
     """
     del key
     num_heads, num_distances = shape
     centres = jnp.resize(jnp.array(NEIGHBOURS), (num_heads, 1))
     distances = jnp.arange(num_distances)[None] - num_distances // 2
-    return (-0.5 * jnp.abs(distances - centres)).astype(dtype)
+    return (-2.0 * jnp.log1p(jnp.abs(distances - centres))).astype(dtype)
 
 
 def toeplitz(diagonals: jax.Array) -> jax.Array:

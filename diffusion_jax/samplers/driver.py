@@ -62,6 +62,7 @@ def sample(
     at_rows: Callable[[StepInfo], StepInfo] | None = None,
     self_condition: bool = False,
     noise_bound: float | None = None,
+    noise_scale: float = 1.0,
     noise: jax.Array | None = None,
     collect: CollectFn | None = None,
     collect_every: int = 1,
@@ -91,6 +92,8 @@ def sample(
             It is the output before clamping, as in training.
         noise_bound: draw the step noise from N(0, 1) truncated to [-noise_bound, noise_bound]
             (``top_p`` in the published programs).
+        noise_scale: multiplies the noise that every step draws; below 1 the samples are more
+            typical and less diverse (a temperature; Yim et al. 2023, arXiv:2302.02277, section 5).
         noise: float32 [S, B, L, E], used instead of drawing step noise (to repeat recorded chains).
         collect: (info, output, x) -> pytree to stack.
         collect_every: collect every this many steps, counted back from the last, which is always
@@ -105,7 +108,7 @@ def sample(
     """
     num_steps = len(grid.t)
     keys = _example_keys(key, shape[0])
-    _check_options(sampler, grid, noise, noise_bound, collect, collect_every)
+    _check_options(sampler, grid, noise, noise_bound, noise_scale, collect, collect_every)
     _check_shapes(shape, num_steps, x_init, anchor, noise)
 
     if x_init is None:
@@ -126,6 +129,7 @@ def sample(
         step_noise = given_noise
         if sampler.needs_noise and noise is None:
             step_noise = _draw(keys, "step_noise", info.index, shape, bound=noise_bound)
+            step_noise = noise_scale * step_noise
         state, output = sampler.step(carry.state, pred_x_start, info, step_noise)
 
         x, guide_state = state.x_t, carry.guide_state
@@ -169,16 +173,20 @@ def _check_options(
     grid: StepInfo,
     noise: jax.Array | None,
     noise_bound: float | None,
+    noise_scale: float,
     collect: CollectFn | None,
     collect_every: int,
 ) -> None:
-    if not sampler.needs_noise and (noise is not None or noise_bound is not None):
+    shaped = noise_bound is not None or noise_scale != 1.0
+    if not sampler.needs_noise and (noise is not None or shaped):
         raise UserError(
-            "noise and noise_bound have no effect on a deterministic sampler; leave them out or "
-            "choose one that draws noise (ddpm, or ddim with eta > 0)"
+            "noise, noise_bound and noise_scale have no effect on a deterministic sampler; leave "
+            "them out or choose one that draws noise (ddpm, or ddim with eta > 0)"
         )
-    if noise is not None and noise_bound is not None:
-        raise UserError("noise_bound has no effect on given noise; leave one of them out")
+    if noise is not None and shaped:
+        raise UserError("noise_bound and noise_scale have no effect on given noise; leave them out")
+    if not 0 <= noise_scale <= 1:
+        raise UserError(f"noise_scale={noise_scale} is not allowed; use a number from 0 to 1")
     if noise_bound is not None and noise_bound <= 0:
         raise UserError(f"noise_bound={noise_bound} is not allowed; use a positive number or None")
     if collect_every < 1 or (collect is None and collect_every != 1):

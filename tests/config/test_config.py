@@ -71,6 +71,8 @@ REFUSED = [
     (DiffusionConfig, {"mean_embed_penalty": -1.0}, "0 or more"),
     (SampleConfig, {"sampler": "ddim", "noise_bound": 2.0}, "draws no noise"),
     (SampleConfig, {"noise_bound": -1.0}, "sample.noise_bound"),
+    (SampleConfig, {"noise_scale": 1.5}, "sample.noise_scale"),
+    (SampleConfig, {"sampler": "dpm++", "noise_scale": 0.5}, "draws no noise to scale"),
     (MeshConfig, {"data": 0}, "mesh.data"),
     (MeshConfig, {"fsdp": 0}, "mesh.fsdp"),
     (MeshConfig, {"tensor": 0}, "mesh.tensor"),

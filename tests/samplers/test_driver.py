@@ -200,6 +200,16 @@ def test_bounded_noise_is_a_truncated_normal(key):
     np.testing.assert_allclose(noise.var(), 1 - 2 * 0.9 * density / mass, atol=0.003)
 
 
+def test_scaled_noise_is_the_same_noise_made_smaller(key):
+    options = {"x_init": jnp.zeros(SHAPE), "collect": step_noise, "denoise": zero_estimate}
+    whole = run(key, ddpm(), **options).collected
+    half = run(key, ddpm(), noise_scale=0.5, **options).collected
+    np.testing.assert_allclose(half[:-1], 0.5 * whole[:-1], atol=2e-5)
+    without = run(key, ddpm(), noise_scale=0.0, **options).x_start
+    still = run(key, ddpm(variance="zero"), **options).x_start
+    np.testing.assert_allclose(without, still, atol=1e-6)
+
+
 def test_gaussian_target_is_sampled(key):
     """The exact denoiser of x_start ~ N(mean, std^2) makes DDPM sample that distribution."""
     mean, std = 1.5, 0.5
@@ -289,6 +299,9 @@ def test_clamp_window(embedding):
         (ddim(), {"noise": jnp.zeros((10, *SHAPE))}, "deterministic"),
         (ddpm(), {"noise": jnp.zeros((10, *SHAPE)), "noise_bound": 1.0}, "given noise"),
         (ddpm(), {"noise_bound": 0.0}, "noise_bound=0"),
+        (ddpm(), {"noise_scale": 1.1}, "noise_scale=1.1"),
+        (ddim(), {"noise_scale": 0.5}, "deterministic"),
+        (ddpm(), {"noise": jnp.zeros((10, *SHAPE)), "noise_scale": 0.5}, "given noise"),
         (ddpm(), {"collect_every": 2}, "collect"),
         (ddpm(), {"collect": lambda i, o, x: x, "collect_every": 0}, "collect_every=0"),
     ],
