@@ -42,12 +42,12 @@ print(f"{jax.device_count()} device(s): {jax.devices()[0].device_kind}")
 # %%
 import os
 
-STEPS = 4500  #@param {type:"integer"}
+STEPS = 9000  #@param {type:"integer"}
 LAYERS = 4  #@param {type:"integer"}
-PAIR_STEPS = 2500  #@param {type:"integer"}
+PAIR_STEPS = 4500  #@param {type:"integer"}
 SENTENCES = 50000  #@param {type:"integer"}
 SAMPLES = 500  #@param {type:"integer"}
-SAMPLING_STEPS = 200  #@param {type:"integer"}
+SAMPLING_STEPS = 100  #@param {type:"integer"}
 SMOKE = os.environ.get("SMOKE") == "1"  # a few seconds instead of minutes: does everything run?
 if SMOKE:
     STEPS, PAIR_STEPS, LAYERS, SENTENCES, SAMPLES, SAMPLING_STEPS = 8, 8, 1, 500, 16, 5
