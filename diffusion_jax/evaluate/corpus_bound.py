@@ -36,7 +36,11 @@ def corpus_bound(
     """Estimate the bound over the first rows of a store, in nats.
 
     Nats are summed over all generated positions (START and padding too, which the model writes like
-    words). Tokens, the divisor, are the words and END.
+    words). A model with a length head is given the padding; the surprise of its length is added to
+    the rounding term. Tokens, the divisor, are the words and END.
+
+    The sum goes over all timesteps. A model that was trained with clipped noise never learned the
+    least noisy ones, which makes its bound loose, and no statement about what it writes.
 
     Args:
         program: of the trained configuration.
@@ -96,16 +100,27 @@ def _batch_bound(
     clamp: bool,
 ) -> LikelihoodTerms:
     silent = jnp.asarray([tokenizer.start_id, tokenizer.pad_id])
-    return likelihood_bound(
+    predict_length = program.model.predict_length
+    generated = noise_mask
+    if predict_length is not None:
+        generated = noise_mask & (input_ids != tokenizer.pad_id)
+    terms = likelihood_bound(
         key,
         program.model,
         params,
         program.schedule,
         input_ids,
         token_mask=~jnp.isin(input_ids, silent),
-        noise_mask=noise_mask,
+        noise_mask=generated,
         num_timesteps=num_timesteps,
         variance=variance,
         clamp=clamp,
         mean_embed=params.get("mean_embed"),
     )
+    if predict_length is None:
+        return terms
+    # A text is its length, told by the head, and then its words.
+    log_probs = predict_length(params, input_ids, noise_mask)
+    length = jnp.sum(generated, axis=-1)
+    length_nll = -jnp.take_along_axis(log_probs, length[:, None], axis=-1)[:, 0]
+    return terms._replace(rounding_nll=terms.rounding_nll + length_nll)

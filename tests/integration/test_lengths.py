@@ -10,6 +10,8 @@ import pytest
 
 from diffusion_jax.cli import main
 from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate import corpus_bound
+from diffusion_jax.evaluate.likelihood import LikelihoodTerms
 from diffusion_jax.generate import Generator
 from diffusion_jax.models.length import init_length_head, length_log_probs
 from diffusion_jax.program import Program
@@ -63,6 +65,35 @@ def test_padding_is_given_and_its_amount_is_learned(run):
     want = jax.jit(plain.loss)(params, jax.random.key(0), given, jnp.array([5]), None)
     np.testing.assert_allclose(terms.terms.total(), want.total(), rtol=1e-5)
     assert set(terms._asdict()) == {*want._asdict(), "length_nll"}
+
+
+def test_the_bound_counts_the_length_and_no_padding(generator, monkeypatch):
+    """Padding is given, not paid for; the surprise at the length is."""
+    program = Program.build(generator.config)
+    pad = generator.config.model.pad_id
+    ids = np.array([[4, 5, 6, 7, 8, pad, pad, pad]], np.int32)
+    mask = np.arange(8)[None, :] >= 2
+    seen = {}
+
+    def bound(*arguments, noise_mask, **options):
+        seen["mask"] = noise_mask
+        return LikelihoodTerms(*jnp.zeros((4, 1)))
+
+    monkeypatch.setattr(corpus_bound, "likelihood_bound", bound)
+    terms = corpus_bound._batch_bound(
+        jax.random.key(1),
+        generator.params,
+        ids,
+        mask,
+        program=program,
+        tokenizer=generator.tokenizer,
+        num_timesteps=2,
+        variance="matched",
+        clamp=False,
+    )
+    np.testing.assert_array_equal(seen["mask"], mask & (ids != pad))
+    log_probs = program.model.predict_length(generator.params, ids, mask)
+    np.testing.assert_allclose(terms.total(), -log_probs[:, 3], rtol=1e-5)
 
 
 def test_candidates_have_the_lengths_of_the_beam(generator):
