@@ -149,14 +149,13 @@ def points(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, int]]
                     yield name, clamp, calls, arguments.rows if calls <= 50 else arguments.long_rows
 
 
-def draw(path: Path, run: str) -> None:
-    """Draw the points of a run beside the file that holds them: a row of panels per measure."""
+def draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Draw points beside the file that holds them: a row of panels per measure."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    rows = [row for row in map(json.loads, path.read_text().splitlines()) if row["run"] == run]
     measures = [measure for measure in MEASURES if measure in rows[0]]
     size = (11, 3.6 * len(measures) + 0.6)
     figure, grid = pyplot.subplots(
@@ -170,6 +169,8 @@ def draw(path: Path, run: str) -> None:
                     for row in rows
                     if row["sampler"] == name and row["clamp"] == clamp
                 )
+                if not line:
+                    continue
                 calls, values, counts = (np.array(column) for column in zip(*line))
                 error = None if measure == "bleu" else np.sqrt(values * (1 - values) / counts)
                 axis.errorbar(calls, values, error, marker="o", markersize=3, lw=1, label=name)
@@ -177,7 +178,8 @@ def draw(path: Path, run: str) -> None:
             axis.grid(alpha=0.3)
         axes[0].set_ylabel(measure.replace("_", " "))
     grid[0][0].legend(fontsize=8)
-    figure.suptitle(f"{run}: bars are one standard error")
+    run, steps = rows[0]["run"], rows[0]["train_steps"]
+    figure.suptitle(f"{run}, {steps} training steps; bars are one standard error")
     figure.tight_layout()
     figure.savefig(path.with_suffix(".png"), dpi=110)
 
@@ -196,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     trained = read_run(arguments.run, max(arguments.rows, arguments.long_rows))
+    train_steps = Workdir(arguments.run).checkpoints().steps()[-1]
     run = trained.config.name
     default = Path(__file__).parent / "results" / f"steps-{run}.jsonl"
     path = Path(arguments.output or default)
@@ -206,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         row = {
             "benchmark": "steps",
             "run": run,
-            "train_steps": Workdir(arguments.run).checkpoints().steps()[-1],
+            "train_steps": train_steps,
             "sampler": name,
             "clamp": clamp,
             "calls": calls,
@@ -227,9 +230,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         values = "  ".join(f"{key} {row[key]:.3f}" for key in MEASURES if key in row)
         print(f"{calls:5d} calls  {name:20s} clamp {clamp:4s}  {values}", flush=True)
+        known.append(row)
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-    draw(path, run)
+    of_run = {"run": run, "train_steps": train_steps, "seed": arguments.seed}
+    drawn = [row for row in known if of_run.items() <= row.items()]
+    if drawn:
+        draw(path, drawn)
 
 
 if __name__ == "__main__":
