@@ -19,7 +19,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +30,11 @@ from diffusion_jax.chain import example_keys, make_reverse, run_batches
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.evaluate.overlap import corpus_bleu
 from diffusion_jax.experiment import open_validation
+from diffusion_jax.generate import Generator, with_sample_options
+from diffusion_jax.models.base import Model
 from diffusion_jax.program import Program
 from diffusion_jax.text.grammar import load_grammar
 from diffusion_jax.text.packing import unpack_target
-from diffusion_jax.text.tokenizers import Tokenizer
-from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
 
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -60,28 +59,21 @@ MEASURES = ("says_exactly", "in_language", "bleu")
 class Trained(NamedTuple):
     """A run, read once for all points."""
 
-    config: ExperimentConfig
-    program: Program
-    tokenizer: Tokenizer
-    params: Params
-    timestep_state: Any
+    generator: Generator
+    model: Model
     input_ids: np.ndarray
     noise_mask: np.ndarray
 
 
 def read_run(path: str, num_rows: int) -> Trained:
     """Read the averaged parameters and the first validation rows of a run."""
-    workdir = Workdir(path)
-    config, tokenizer = workdir.read_config(), workdir.read_tokenizer()
-    store = open_validation(config, tokenizer)
+    generator = Generator.from_checkpoint(path)
+    store = open_validation(generator.config, generator.tokenizer)
     if store is None:
         raise SystemExit(f"{path} has no validation set; train with --data.validation")
     rows = store.rows(np.arange(min(num_rows, len(store))))
-    params, timestep_state = workdir.read_sampled(config)
-    return Trained(
-        *(config, Program.build(config), tokenizer, params, timestep_state),
-        *(rows["input_ids"], rows["noise_mask"]),
-    )
+    model = Program.build(generator.config).model
+    return Trained(generator, model, rows["input_ids"], rows["noise_mask"])
 
 
 def make_judge(config: ExperimentConfig) -> Callable[[list[str], list[str]], dict[str, float]]:
@@ -108,12 +100,11 @@ def make_judge(config: ExperimentConfig) -> Callable[[list[str], list[str]], dic
 
 def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int) -> dict[str, Any]:
     """Write texts for the first rows with these sampling options, and judge them."""
-    config = replace(trained.config, sample=trained.config.sample.changed(**options))
-    program = trained.program
-    schedule = program.chain_schedule(trained.params, trained.timestep_state)
+    generator = trained.generator
+    config = with_sample_options(generator.config, options)
     reverse = jax.jit(
         make_reverse(
-            *(program.model, config.model, schedule, config.sample),
+            *(trained.model, config.model, generator.schedule, config.sample),
             absorb_rate=config.diffusion.absorb_rate,
         )
     )
@@ -123,7 +114,7 @@ def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int)
 
     def write() -> tuple[np.ndarray, float]:
         start = time.process_time()
-        written = run_batches(lambda *batch: reverse(trained.params, *batch), rows, num_rows)
+        written = run_batches(lambda *batch: reverse(generator.params, *batch), rows, num_rows)
         return written, time.process_time() - start
 
     written, first_s = write()
@@ -131,10 +122,10 @@ def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int)
     cost_s = write()[1] if first_s < 10 else None
 
     def decode(token_ids: np.ndarray) -> list[str]:
-        targets = (unpack_target(i, m, trained.tokenizer) for i, m in zip(token_ids, masks))
+        targets = (unpack_target(i, m, generator.tokenizer) for i, m in zip(token_ids, masks))
         if config.data.task == "text":
             targets = iter(token_ids)
-        return [trained.tokenizer.decode(target) for target in targets]
+        return [generator.tokenizer.decode(target) for target in targets]
 
     values = make_judge(config)(decode(written), decode(ids))
     return {**values, "rows": num_rows, "cpu_s_without_compile": cost_s}
@@ -199,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     trained = read_run(arguments.run, max(arguments.rows, arguments.long_rows))
     train_steps = Workdir(arguments.run).checkpoints().steps()[-1]
-    run = trained.config.name
+    run = trained.generator.config.name
     default = Path(__file__).parent / "results" / f"steps-{run}.jsonl"
     path = Path(arguments.output or default)
     identity = ("run", "sampler", "clamp", "calls", "rows", "seed", "train_steps")
@@ -216,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "rows": min(num_rows, len(trained.input_ids)),
             "seed": arguments.seed,
         }
-        if calls > trained.program.schedule.num_timesteps or (
+        if calls > trained.generator.schedule.num_timesteps or (
             tuple(row[field] for field in identity) in done
         ):
             continue
