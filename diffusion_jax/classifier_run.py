@@ -20,6 +20,7 @@ import numpy as np
 
 from diffusion_jax.config import ClassifierRunConfig, ExperimentConfig
 from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate.trees import best_tree
 from diffusion_jax.guidance import classifiers
 from diffusion_jax.models.classifier import Classifier, noise_aware_classifier
 from diffusion_jax.text.labels import (
@@ -243,6 +244,32 @@ def span_targets(trained: TrainedClassifier, rows: Iterable[Iterable[Span]]) -> 
     return np.stack([labels.encode(spans, length) for spans in rows])
 
 
+def read_trees(
+    trained: TrainedClassifier, x: jax.Array, time: jax.Array, num_tokens: Sequence[int]
+) -> list[tuple[Span, ...]]:
+    """Return the consistent bracketing that the classifier sees in each latent.
+
+    Args:
+        trained: a "tree" classifier.
+        x: float32 [B, L, E].
+        time: time labels [B].
+        num_tokens: how many tokens stand between START and END in each row.
+
+    Raises:
+        UserError: another classifier, or a number of tokens that the rows have no room for.
+    """
+    labels = trained.labels_as(SpanLabels)
+    room = x.shape[1] - 2
+    for count in num_tokens:
+        if not 1 <= count <= room:
+            raise UserError(
+                f"a row of {x.shape[1]} positions holds 1 to {room} tokens, not {count}"
+            )
+    log_probs = np.asarray(jax.nn.log_softmax(trained.logits(x, time), axis=-1))
+    charts = [chart[1 : n + 1, 1 : n + 1] for chart, n in zip(log_probs, num_tokens)]
+    return [best_tree(chart, labels) for chart in charts]
+
+
 __all__ = [
     "FREE",
     "TrainedClassifier",
@@ -252,6 +279,7 @@ __all__ = [
     "pos_log_prob",
     "pos_targets",
     "read_labels",
+    "read_trees",
     "span_targets",
     "tree_log_prob",
     "tree_targets",

@@ -20,6 +20,7 @@ COMMANDS = {
     "sample": "write new sentences with a trained model",
     "generate": "write a target for each source line with a trained sequence-to-sequence model",
     "train-classifier": "train what steers a model: attributes, parts of speech or syntax",
+    "label": "tag and parse texts with spaCy and benepar, as train-classifier reads them",
     "train-ar": "train the autoregressive Transformer that judges fluency, and is the baseline",
     "score": "measure the fluency of texts: nats per token under such a Transformer",
     "control": "write texts that are as asked: attributes, length, syntax, given words",

@@ -23,7 +23,7 @@ class TrainClassifierCommand:
     JSON lines bring them as fields beside "text": "attributes" (an object), "pos" (a list of
     Universal POS tags, one for each word), "tree" (brackets) or "spans" (a list of [start, end,
     label], end included). Accuracy by noise level is printed, and kept with a drawing in the work
-    directory.
+    directory. diffusion-jax label makes such files with spaCy and benepar.
 
     Example: diffusion-jax train-classifier --task pos --checkpoint runs/e2e --workdir runs/e2e-pos
 

@@ -7,11 +7,12 @@ and spans need an annotator (the extra ``annotate``); without one their verdict 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from diffusion_jax.control import slots
+from diffusion_jax.evaluate import trees
 from diffusion_jax.text.control_targets import ANY_TAG, MASK, Target
 from diffusion_jax.text.grammar import Grammar, load_grammar
 from diffusion_jax.text.grammar.sentence import Parse
@@ -222,13 +223,6 @@ def tag_accuracy(wanted: Sequence[str], found: Sequence[str]) -> float:
     return sum(a in (ANY_TAG, b) for a, b in zip(wanted, padded)) / len(wanted)
 
 
-def labelled_f1(wanted: Iterable[Span], found: Iterable[Span]) -> float:
-    """Return the F1 of labelled spans; joined unary labels count one by one, as EVALB does."""
-    gold, guess = _brackets(wanted), _brackets(found)
-    common = sum((gold & guess).values())
-    total = sum(gold.values()) + sum(guess.values())
-    return 2 * common / total if total else 1.0
-
-
-def _brackets(spans: Iterable[Span]) -> Counter:
-    return Counter((start, end, part) for start, end, label in spans for part in label.split("::"))
+def labelled_f1(wanted: Sequence[Span], found: Sequence[Span]) -> float:
+    """Return the F1 of the labelled spans of one text, see ``evaluate.trees``."""
+    return trees.labelled_f1([wanted], [found]).f1

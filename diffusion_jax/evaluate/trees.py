@@ -107,11 +107,6 @@ def labelled_f1(wanted: Iterable[Sequence[Span]], found: Iterable[Sequence[Span]
     return Agreement(precision, recall, 2 * right / (num_wanted + num_found))
 
 
-def spans_hold(wanted: Iterable[Span], found: Iterable[Span]) -> bool:
-    """Return whether every wanted span is found, exactly, with its label (or within its chain)."""
-    return not _brackets(wanted) - _brackets(found)
-
-
 def _brackets(spans: Iterable[Span]) -> Counter:
     return Counter(
         (start, end, name)

@@ -5,8 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from diffusion_jax.cli import main
 from diffusion_jax.control.annotators import spacy_annotator
 from diffusion_jax.errors import UserError
+from diffusion_jax.text.corpora import open_corpus
+from diffusion_jax.text.labels import read_spans, read_tags
 
 
 class Pipeline:
@@ -63,6 +66,22 @@ def test_tags_are_those_of_our_tokens(spacy):
 def test_sentences_are_counted_from_the_start_of_the_text(spacy):
     annotation = spacy_annotator("small", "parser")(["The", "pub", ".", "pub"])
     assert annotation.spans == ((0, 2, "S"), (0, 1, "NP"), (3, 3, "NP"))
+
+
+def test_labelled_lines_are_those_that_training_reads(spacy, tmp_path):
+    texts, output = tmp_path / "texts.txt", tmp_path / "labelled.jsonl"
+    texts.write_text("The pub .\nThe pub\n")
+    arguments = ["label", str(texts), "--tagger", "small", "-o", str(output)]
+    assert main(arguments) == 0
+    corpus = open_corpus(str(output))
+    assert [read_tags(example, "") for example in corpus] == [
+        ["DET", "NOUN", "PUNCT"],
+        ["DET", "NOUN"],
+    ]
+    assert main(arguments) == 2
+    output.unlink()
+    assert main([*arguments, "--parser", "parser", "--size", "1"]) == 0
+    assert read_spans(next(iter(open_corpus(str(output)))), "")[1][0] == (0, 2, "S")
 
 
 def test_what_is_missing_is_named(spacy, monkeypatch):
