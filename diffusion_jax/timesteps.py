@@ -316,8 +316,8 @@ def lowest_timestep(schedule: NoiseSchedule, embedding: jax.Array) -> jax.Array:
     variance = mean_neighbour_distance(embedding) / embedding.shape[1]
     ratio = schedule.one_minus_alphas_cumprod / schedule.alphas_cumprod
     t = jnp.searchsorted(jnp.asarray(ratio, jnp.float32), variance)
-    # One timestep must be left, however far apart the words are.
-    return jnp.minimum(t, schedule.num_timesteps - 1).astype(jnp.int32)
+    # A schedule must be left, however far apart the words are.
+    return jnp.minimum(t, schedule.num_timesteps - 2).astype(jnp.int32)
 
 
 def _record(state: LossHistory, t: jax.Array, losses: jax.Array) -> LossHistory:

@@ -59,10 +59,10 @@ class DiffusionConfig:
         """Check ranges."""
         require(self.timesteps >= 2, "diffusion.timesteps", self.timesteps, "at least 2")
         require(
-            0 <= self.min_timestep < self.timesteps,
+            0 <= self.min_timestep <= self.timesteps - 2,
             "diffusion.min_timestep",
             self.min_timestep,
-            f"at least 0 and below diffusion.timesteps = {self.timesteps}",
+            f"at least 0, and leave 2 of diffusion.timesteps = {self.timesteps}",
         )
         require(self.adapt_every >= 1, "diffusion.adapt_every", self.adapt_every, "at least 1")
         shared = self.position_schedule == "shared"
