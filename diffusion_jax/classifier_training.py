@@ -43,6 +43,7 @@ from diffusion_jax.train.progress import ProgressReport
 from diffusion_jax.training_run import (
     Learner,
     averaged_params,
+    configured_optimizer,
     make_learner,
     place_learner,
     run_training,
@@ -283,6 +284,6 @@ def _learner(
         loss,
         stratified(config.timesteps),
         config.timesteps,
-        config.optim,
+        configured_optimizer(config.optim, config.train.steps),
         config.train,
     )

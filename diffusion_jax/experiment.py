@@ -212,7 +212,7 @@ def train(
                 directory.check_same_run(config)
                 directory.check_same_data(f"{data.train.checksum:08x}")
             _check_installation(config)
-            program = Program.build(config)
+            program = Program.build(config, mesh)
             placed = place_learner(program.learner(), mesh)
             ends = _row_ends(config, data)
         check_same_data([data.train, data.validation])

@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from diffusion_jax.config import DiffusionConfig, ExperimentConfig
 from diffusion_jax.losses import cross_entropy_loss, diffusion_loss
 from diffusion_jax.models.base import Model
 from diffusion_jax.models.transformer import transformer_denoiser
+from diffusion_jax.scale.sharding import rows_over
 from diffusion_jax.schedules import NoiseSchedule, interpolate, make_schedule, respace
 from diffusion_jax.timesteps import (
     TimestepSampler,
@@ -23,6 +25,7 @@ from diffusion_jax.timesteps import (
 from diffusion_jax.train.optimizer import Optimizer
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import LEVELS, LossFn, TrainStep
+from diffusion_jax.train.transfer import base_spec, rate_multipliers, scale_output
 from diffusion_jax.training_run import Learner, configured_optimizer, make_learner
 from diffusion_jax.types import Params
 
@@ -48,9 +51,21 @@ class Program:
     optimizer: Optimizer
 
     @classmethod
-    def build(cls, config: ExperimentConfig) -> "Program":
-        """Compose the pure functions of a complete configuration."""
-        model = transformer_denoiser(config.model)
+    def build(cls, config: ExperimentConfig, mesh: Mesh | None = None) -> "Program":
+        """Compose the pure functions of a complete configuration.
+
+        Args:
+            config: complete.
+            mesh: the devices for which it will be compiled; None leaves the placement of
+                activations to the compiler.
+        """
+        model = transformer_denoiser(config.model, place=None if mesh is None else rows_over(mesh))
+        multipliers = None
+        if config.optim.base_width:
+            base = _abstract_base(config)
+            own, init = jax.eval_shape(model.init, jax.random.key(0)), model.init
+            multipliers = rate_multipliers(own, base)
+            model = model._replace(init=lambda key: scale_output(init(key), base))
         schedule = make_schedule(config.diffusion.schedule, config.diffusion.timesteps)
         return cls(
             config=config,
@@ -58,7 +73,7 @@ class Program:
             schedule=schedule,
             loss=make_loss(model, schedule, config.diffusion, config.model.pad_id),
             timestep_sampler=configured_timesteps(config, schedule),
-            optimizer=configured_optimizer(config.optim, config.train.steps),
+            optimizer=configured_optimizer(config.optim, config.train.steps, multipliers),
         )
 
     def learner(self) -> Learner:
@@ -69,7 +84,7 @@ class Program:
             self.loss,
             self.timestep_sampler,
             self.config.diffusion.timesteps,
-            self.config.optim,
+            self.optimizer,
             self.config.train,
         )
 
@@ -211,3 +226,9 @@ def _lowest(
         return options.min_timestep
     learned = lowest_timestep(schedule, model.head(params).weight)
     return jnp.maximum(learned, options.min_timestep)
+
+
+def _abstract_base(config: ExperimentConfig) -> Any:
+    """Return the shapes of the parameters at the width for which the learning rate was tuned."""
+    spec = base_spec(config.model, config.optim.base_width)
+    return jax.eval_shape(transformer_denoiser(spec).init, jax.random.key(0))

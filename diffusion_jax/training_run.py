@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax import keys
 from diffusion_jax.config import OptimConfig, TrainConfig
+from diffusion_jax.errors import UserError
 from diffusion_jax.scale.agreement import together
 from diffusion_jax.scale.compilation import compilation_cache_in
 from diffusion_jax.scale.mesh import batch_block, place_batch
@@ -71,11 +72,10 @@ def make_learner(
     loss: LossFn,
     timestep_sampler: TimestepSampler,
     num_timesteps: int,
-    optim: OptimConfig,
+    optimizer: Optimizer,
     options: TrainConfig,
 ) -> Learner:
     """Compose a learner of a network's functions and its configuration."""
-    optimizer = configured_optimizer(optim, options.steps)
 
     def make_state(key: jax.Array) -> TrainState:
         return init_state(
@@ -95,8 +95,24 @@ def make_learner(
     return Learner(make_state, step, loss, num_timesteps, logical_axes, optimizer, options)
 
 
-def configured_optimizer(optim: OptimConfig, steps: int) -> Optimizer:
-    """Return AdamW as the configuration describes it."""
+def configured_optimizer(
+    optim: OptimConfig, steps: int, rate_multipliers: Params | None = None
+) -> Optimizer:
+    """Return AdamW as the configuration describes it.
+
+    Args:
+        optim: the configuration.
+        steps: of the run.
+        rate_multipliers: what ``optim.base_width`` asks for, see ``train.transfer``.
+
+    Raises:
+        UserError: a base width is asked for where the network has no such transfer.
+    """
+    if optim.base_width and rate_multipliers is None:
+        raise UserError(
+            f"optim.base_width is {optim.base_width}, but this network's learning rate is not "
+            "transferred across widths; leave it at 0"
+        )
     return make_optimizer(
         optim.learning_rate,
         steps,
@@ -106,6 +122,7 @@ def configured_optimizer(optim: OptimConfig, steps: int) -> Optimizer:
         betas=optim.betas,
         eps=optim.eps,
         clip_norm=optim.clip_norm or None,
+        rate_multipliers=rate_multipliers,
     )
 
 

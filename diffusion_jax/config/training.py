@@ -18,6 +18,9 @@ class OptimConfig:
         betas: AdamW's decay rates of the first and second moments.
         eps: AdamW's epsilon.
         clip_norm: clip gradients to this global norm; 0 switches clipping off.
+        base_width: the hidden_dim for which learning_rate was tuned: at another one, rates and the
+            output's initial size are scaled so that it stays right (muP, arXiv:2203.03466); 0
+            switches that off.
     """
 
     learning_rate: float = 1e-4
@@ -27,6 +30,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip_norm: float = 0.0
+    base_width: int = 0
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -34,6 +38,7 @@ class OptimConfig:
         require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 (off) or more")
+        require(self.base_width >= 0, "optim.base_width", self.base_width, "0 (off) or a width")
         require(self.eps > 0, "optim.eps", self.eps, "above 0")
         require(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),

@@ -31,6 +31,15 @@ REMAT_POLICIES = {
 }
 
 
+Place = Callable[[jax.Array], jax.Array]
+"""Keeps activations [B, L, D] on the devices that hold their rows, see ``scale.sharding``."""
+
+
+def unplaced(x: jax.Array) -> jax.Array:
+    """Leave the placement to the compiler."""
+    return x
+
+
 def symmetric_uniform(bound: float) -> Initializer:
     """Initialise from U(-bound, bound)."""
 
@@ -292,16 +301,18 @@ class Block(nn.Module):
         spec: sizes.
         causal: see SelfAttention.
         cache_length: see SelfAttention.
+        place: see ``Place``.
     """
 
     spec: BlockSpec
     causal: bool = False
     cache_length: int = 0
+    place: Place = unplaced
 
     @nn.compact
     def __call__(self, x: jax.Array, position: jax.Array | None) -> tuple[jax.Array, None]:
         """Map [B, L, D] to [B, L, D]."""
-        spec = self.spec
+        spec, place = self.spec, self.place
         attention = SelfAttention(spec, self.causal, self.cache_length, name="attention")
         branches = (
             ("attention", lambda x: attention(x, position)),
@@ -311,9 +322,9 @@ class Block(nn.Module):
             norm = LayerNorm(spec.norm_eps, name=f"{name}_norm")
             drop = Dropout(spec.dropout)
             if spec.norm == "pre":
-                x = x + drop(inner(norm(x)))
+                x = x + drop(place(inner(place(norm(x)))))
             else:
-                x = norm(x + drop(inner(x)))
+                x = place(norm(x + drop(place(inner(x)))))
         return x, None
 
 

@@ -17,9 +17,11 @@ from diffusion_jax.models.inputs import position_rows, project, time_vector
 from diffusion_jax.models.layers import (
     Dropout,
     LayerNorm,
+    Place,
     axis_names,
     linear_initializers,
     scanned_blocks,
+    unplaced,
 )
 from diffusion_jax.models.length import init_length_head, length_head_axes, length_log_probs
 from diffusion_jax.models.spec import DenoiserConfig
@@ -31,6 +33,7 @@ class Denoiser(nn.Module):
     """Map latents and time labels to the estimate of ``x_start``; see DenoiserConfig."""
 
     spec: DenoiserConfig
+    place: Place = unplaced
 
     @nn.compact
     def __call__(self, x_in: jax.Array, time: jax.Array) -> jax.Array:
@@ -41,7 +44,8 @@ class Denoiser(nn.Module):
         hidden = hidden + time_vector(spec, spec.time_dim, time)[:, None, :]
         hidden = LayerNorm(spec.norm_eps, name="input_norm")(hidden)
         hidden = Dropout(spec.dropout)(hidden).astype(dtype)
-        hidden, _ = scanned_blocks(spec)(hidden, None)
+        hidden = self.place(hidden)
+        hidden, _ = scanned_blocks(spec, place=self.place)(hidden, None)
         if spec.norm == "pre":
             hidden = LayerNorm(spec.norm_eps, name="output_norm")(hidden)
         return self._project_out(hidden).astype(jnp.float32)
@@ -58,24 +62,31 @@ class Denoiser(nn.Module):
         return project(self.spec, x, self.spec.embed_dim, "down")
 
 
-def transformer_denoiser(spec: DenoiserConfig) -> Model:
+def transformer_denoiser(spec: DenoiserConfig, place: Place | None = None) -> Model:
     """Build the published denoiser as a record of pure functions.
 
     The parameters are ``{"embedding": [V, E], "head_bias": [V], "network": {...}}``, and
     ``"mean_embed": [E]`` where the spec asks for it; those of all layers are stacked along a
     leading dimension.
 
+    Args:
+        spec: the network.
+        place: keeps activations [B, ...] on the devices that hold their rows; None leaves them
+            to the compiler.
+
     Raises:
         UserError: ``spec.vocab_size`` is not set.
     """
     if spec.vocab_size is None:
         raise UserError("model.vocab_size is not set; take it from the tokenizer or the checkpoint")
-    network = Denoiser(spec)
+    place = place or unplaced
+    # Parameters are initialised with one row, which cannot be spread over devices.
+    bare, network = Denoiser(spec), Denoiser(spec, place)
     vocab_size, embed_dim = spec.vocab_size, spec.embed_dim
 
     def init_network(key: jax.Array) -> Params:
         x = jnp.zeros((1, 1, spec.input_dim), jnp.float32)
-        return network.init({"params": key}, x, jnp.zeros((1,), jnp.float32))["params"]
+        return bare.init({"params": key}, x, jnp.zeros((1,), jnp.float32))["params"]
 
     def init(key: jax.Array) -> Params:
         length_key = jax.random.fold_in(key, 5)
@@ -99,7 +110,7 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
         return rows * jax.lax.rsqrt(jnp.maximum(square, 1e-12)) * math.sqrt(embed_dim)
 
     def embed(params: Params, input_ids: jax.Array) -> jax.Array:
-        return scaled(params["embedding"][input_ids])
+        return place(scaled(params["embedding"][input_ids]))
 
     def head(params: Params) -> RoundingHead:
         return RoundingHead(weight=scaled(params["embedding"]), bias=params["head_bias"])
@@ -124,8 +135,8 @@ def transformer_denoiser(spec: DenoiserConfig) -> Model:
         x_in = _with_self_cond(spec, x_t, self_cond)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         # Nothing is mutable, so the output comes alone.
-        output = network.apply({"params": params["network"]}, x_in, time, rngs=rngs)
-        output = cast(jax.Array, output)
+        output = network.apply({"params": params["network"]}, place(x_in), time, rngs=rngs)
+        output = place(cast(jax.Array, output))
         # As in attention: inner products of E terms start with variance 1.
         return output / math.sqrt(embed_dim) if spec.readout == "posterior" else output
 

@@ -125,6 +125,26 @@ def state_shardings(
     )
 
 
+def rows_over(mesh: Mesh) -> Callable[[jax.Array], jax.Array] | None:
+    """Return a function that keeps activations where the rows of the batch are.
+
+    Parameters that are cut over ``fsdp`` meet activations whose rows are cut over the same devices.
+    Left to itself, XLA may cut the features and give every device all rows; with this, parameters
+    are gathered when they are needed, which is what the axis is for.
+
+    Args:
+        mesh: the devices.
+
+    Returns:
+        A function of arrays [B, ...] that returns them with their rows over ``data`` and ``fsdp``;
+        None on a single device.
+    """
+    if mesh.devices.size == 1:
+        return None
+    placement = batch_sharding(mesh)
+    return lambda x: jax.lax.with_sharding_constraint(x, placement)
+
+
 def abstract_with_shardings(abstract_state: Any, shardings: Any) -> Any:
     """Attach placements to shapes: the template from which a checkpoint is restored in place."""
     return jax.tree.map(

@@ -87,6 +87,7 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     clip_norm: float | None = None,
+    rate_multipliers: Params | None = None,
 ) -> Optimizer:
     """Build AdamW (Loshchilov and Hutter 2019) as both published systems train with it.
 
@@ -99,6 +100,8 @@ def make_optimizer(
         betas: decay of the first and second moment.
         eps: added to the root of the second moment.
         clip_norm: largest global gradient norm; None leaves gradients alone.
+        rate_multipliers: a factor of the rate (and so of the decay) for every parameter, a pytree
+            of floats like the parameters; None for none.
 
     Returns:
         The optimiser with its learning rate.
@@ -120,5 +123,15 @@ def make_optimizer(
 
     adamw = optax.adamw(rate, b1=betas[0], b2=betas[1], eps=eps, weight_decay=weight_decay)
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    transform = optax.chain(clip, adamw)
+    transforms = [clip, adamw]
+    if rate_multipliers is not None:
+        transforms.append(_scale_each(rate_multipliers))
+    transform = optax.chain(*transforms)
     return Optimizer(transform.init, transform.update, rate)
+
+
+def _scale_each(factors: Params) -> optax.GradientTransformation:
+    """Multiply every update by its own factor."""
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda update, factor: update * factor, updates, factors)
+    )

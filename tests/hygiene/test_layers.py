@@ -33,6 +33,8 @@ LAYERS = {
     "evaluate": 3,
     "convert": 3,
     "chain": 3,
+    "sweep": 4,
+    "plan": 4,
     "generate": 4,
     "experiment": 4,
     "classifier_run": 4,
