@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "score generated texts against references: BLEU, ROUGE-L, diversity, MBR",
     "convert": "bring in a published or shared model, or write one to share",
     "likelihood": "bound the negative log-likelihood of a corpus under a trained model",
+    "plan": "what a run would take on TPUs or GPUs that are not here: memory, traffic, days",
     "sweep": "run a family of experiments, collect their results, fit power laws",
     "describe": "show what an experiment or a checkpoint is: sizes, memory, configuration",
 }
