@@ -37,6 +37,7 @@ from diffusion_jax.train.state import TrainState
 from diffusion_jax.training_run import (
     Outputs,
     averaged_params,
+    configured_optimizer,
     make_learner,
     place_learner,
     run_training,
@@ -324,7 +325,7 @@ def train_autoregressive(
                 make_next_token_loss(model, tokenizer.pad_id),
                 uniform(1),
                 1,
-                config.optim,
+                configured_optimizer(config.optim, config.train.steps),
                 config.train,
             )
             placed = place_learner(learner, mesh)

@@ -328,7 +328,9 @@ class Block(nn.Module):
         return x, None
 
 
-def scanned_blocks(spec: BlockSpec, *, causal: bool = False, cache_length: int = 0) -> nn.Module:
+def scanned_blocks(
+    spec: BlockSpec, *, causal: bool = False, cache_length: int = 0, place: Place = unplaced
+) -> nn.Module:
     """Return ``num_layers`` blocks under the name "layers", their parameters stacked.
 
     The result is called with the input [B, L, D] and, with a cache, its position (else None).
@@ -337,6 +339,7 @@ def scanned_blocks(spec: BlockSpec, *, causal: bool = False, cache_length: int =
         spec: sizes, and what the backward pass computes again.
         causal: see SelfAttention.
         cache_length: see SelfAttention.
+        place: see ``Place``.
     """
     block = Block
     if spec.remat != "none":
@@ -349,7 +352,7 @@ def scanned_blocks(spec: BlockSpec, *, causal: bool = False, cache_length: int =
         length=spec.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return scanned(spec, causal, cache_length, name="layers")
+    return scanned(spec, causal, cache_length, place, name="layers")
 
 
 def axis_names(boxed: Any) -> Any:
