@@ -1,5 +1,6 @@
 """Compile the real training step and the real sampler for devices that need not be here."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -69,13 +70,11 @@ def topology_devices(topology: Topology) -> Sequence[Any]:
         return devices[: topology.num_chips]
     # Without it libtpu asks the machine's metadata server, which exists in the cloud only.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    try:
-        import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+    if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "planning for TPUs needs their compiler, libtpu (no TPU is needed); install it with "
             'pip install "diffusion-jax[tpu]", or plan for gpu:N'
-        ) from error
+        )
     from jax.experimental import topologies
 
     sizes = "x".join(map(str, topology.sizes))
