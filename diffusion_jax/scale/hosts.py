@@ -5,6 +5,7 @@ exception, when another one is lost or never comes; what this module adds is the
 user needs then, said by a small watching process that outlives it.
 """
 
+import contextlib
 import importlib.util
 import inspect
 import os
@@ -172,7 +173,8 @@ class LastWords:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=to,
-            text=True,
+            # Nothing is held back here that could not be written any more at the end.
+            bufsize=0,
             # Ctrl-C on the terminal is meant for the run.
             start_new_session=True,
         )
@@ -180,11 +182,9 @@ class LastWords:
     def change(self, words: str) -> None:
         """Say this from now on, on one line; an empty text says nothing."""
         assert self._shell.stdin is not None
-        try:
-            self._shell.stdin.write(" ".join(words.split()) + "\n")
-            self._shell.stdin.flush()
-        except BrokenPipeError:  # Somebody ended the shell; the run goes on without it.
-            pass
+        # Where somebody ended the shell, the run goes on without it.
+        with contextlib.suppress(BrokenPipeError):
+            self._shell.stdin.write((" ".join(words.split()) + "\n").encode())
 
     def close(self) -> None:
         """Say nothing, and end the shell."""

@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +22,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_all(place, run, count, tmp_path, *more, own=None, faults=None):
-    """Start the processes of a run; ``own`` and ``faults`` by process."""
+def start_all(place, run, count, tmp_path, *more, own=None, faults=None, limit=None):
+    """Start the processes of a run; ``own``, ``faults`` and ``limit`` by process."""
     address = f"127.0.0.1:{free_port()}"
     for index in range(count):
         yield place.trainers.start(
@@ -32,6 +34,7 @@ def start_all(place, run, count, tmp_path, *more, own=None, faults=None):
             *(own or {}).get(index, ()),
             log=tmp_path / f"{index}.log",
             faults=(faults or {}).get(index),
+            limit=limit[index] if limit else None,
         )
 
 
@@ -98,11 +101,29 @@ def test_processes_with_different_configurations_are_told_apart(place, tmp_path)
     assert not run.exists()
 
 
-def test_what_one_process_lacks_ends_all(place, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("empty", "corpus.txt: no such file"), ("other", "read different data")],
+)
+def test_what_one_process_lacks_ends_all(place, tmp_path, file, message):
+    """The same options everywhere; what lies behind a relative path differs."""
     run = tmp_path / "run"
-    own = {1: ("--data.corpus", str(tmp_path / "absent.txt"))}
-    codes, said = run_all(place, run, 2, tmp_path, own=own)
+    for index, name in enumerate(("same", file)):
+        (tmp_path / str(index)).mkdir()
+        if name != "empty":
+            lines = Path(place.options[-1]).read_text().splitlines(keepends=True)
+            lines = lines if name == "same" else lines[1:] + lines[:1]
+            (tmp_path / str(index) / "corpus.txt").write_text("".join(lines))
+    codes, said = run_all(
+        place,
+        run,
+        2,
+        tmp_path,
+        *("--data.corpus", "corpus.txt"),
+        limit=[partial(os.chdir, tmp_path / str(index)) for index in range(2)],
+    )
     assert codes == [2, 2], said
+    assert all(message in text for text in said), said
     assert not run.exists()
 
 
