@@ -59,13 +59,14 @@ def kill_often(trainers, directory, kills, seed, steps=STEPS):
     for index in range(kills):
         log = directory / "killed.log"
         often = ("--train.checkpoint-every", SAVE_EVERY, "--resume")
-        lines = _size(run / "metrics.jsonl")
+        log.unlink(missing_ok=True)
+        old = _leftovers(run)
         began = time.monotonic()
         process = trainers.start(run, *options, *often, log=log)
         if index % 2:
             time.sleep(draw.uniform(0, 1.2 * start_seconds))
         else:
-            while "step " not in _read(log) and process.is_alive():
+            while not _is_at_work(log) and process.is_alive():
                 time.sleep(0.02)
             start_seconds = time.monotonic() - began
             time.sleep(draw.uniform(0, 2.5))
@@ -73,10 +74,9 @@ def kill_often(trainers, directory, kills, seed, steps=STEPS):
         process.kill()
         process.join()
         saved = CheckpointStore(run).steps()
-        leftovers = [entry for entry in _entries(run / "checkpoints") if "tmp" in entry.name]
         counts["before_first"] += not saved
-        counts["in_start"] += _size(run / "metrics.jsonl") <= lines
-        counts["in_save"] += bool(leftovers)
+        counts["in_start"] += not _is_at_work(log)
+        counts["in_save"] += bool(_leftovers(run) - old)
         counts["lost"] += (saved[-1] if saved else 0) < newest
         counts["passed_over"] += "passed over" in _read(log)
         newest = saved[-1] if saved else 0
@@ -88,12 +88,15 @@ def kill_often(trainers, directory, kills, seed, steps=STEPS):
     return Outcome(kills=kills, first_step=newest, identical=identical, **counts)
 
 
-def _entries(path):
-    return list(path.iterdir()) if path.is_dir() else []
+def _leftovers(run):
+    """Return what saves that were cut short left behind, each by a name that no other has."""
+    folder = run / "checkpoints"
+    found = [entry for entry in folder.iterdir() if "tmp" in entry.name] if folder.exists() else []
+    return {(entry.name, entry.stat().st_ino, entry.stat().st_ctime_ns) for entry in found}
 
 
-def _size(path):
-    return path.stat().st_size if path.exists() else 0
+def _is_at_work(log):
+    return "\nstep " in _read(log)
 
 
 def _read(path):
