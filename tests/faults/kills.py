@@ -17,7 +17,7 @@ from typing import NamedTuple
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from tests.faults.trainer import PLAIN, Trainers, metrics, write_corpus
 
-STEPS = 1000
+STEPS = 600
 SAVE_EVERY = 3
 
 

@@ -42,7 +42,7 @@ def run_all(place, run, count, tmp_path, *more, **options):
     """Run all to their end; return exit codes and what was said, by process."""
     processes = list(start_all(place, run, count, tmp_path, *more, **options))
     for process in processes:
-        process.join(240)
+        process.join(900)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()

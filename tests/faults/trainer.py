@@ -134,7 +134,7 @@ class Trainers:
         process.start()
         return process
 
-    def run(self, workdir, *more, log, seconds=240, **options):
+    def run(self, workdir, *more, log, seconds=900, **options):
         """Run a trainer to its end; return its exit code (minus the signal) and what it wrote."""
         process = self.start(workdir, *more, log=log, **options)
         process.join(seconds)
