@@ -27,12 +27,11 @@ def compilation_cache_in(directory: Path) -> Iterator[None]:
         yield
         return
     jax.config.update(_OPTION, str(directory / _processor()))
-    # JAX opens its cache at the first compilation of the process, and then never looks again.
-    compilation_cache.reset_cache()
     try:
         yield
     finally:
         jax.config.update(_OPTION, None)
+        # The cache that was opened would else stay open, whatever directory is set later.
         compilation_cache.reset_cache()
 
 
