@@ -35,7 +35,10 @@ def test_a_program_is_found_again_in_its_directory_alone(tmp_path, keep_all):
     assert len(FOUND) == 1
     with compilation_cache_in(tmp_path / "two"):
         compile_anew()
-    compile_anew()
+    assert list((tmp_path / "two").glob("*/jit*"))
+    kept = sorted(tmp_path.rglob("*"))
+    jax.jit(lambda x: jnp.cos(x) + 17.5).lower(jax.ShapeDtypeStruct((5,), jnp.float32)).compile()
+    assert sorted(tmp_path.rglob("*")) == kept
     assert len(FOUND) == 1
 
 
