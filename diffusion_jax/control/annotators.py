@@ -42,7 +42,7 @@ def spacy_annotator(tagger: str, parser: str | None = None) -> Annotator:
         doc = spacy.tokens.Doc(pipeline.vocab, words=list(tokens))
         for _, component in pipeline.pipeline:
             doc = component(doc)
-        tags = [_TAGS.get(token.pos_, token.pos_) for token in doc]
+        tags = [_TAGS.get(token.pos_, str(token.pos_)) for token in doc]
         return Annotation(tags, None if parser is None else _spans(doc))
 
     return annotate

@@ -227,6 +227,7 @@ class Measurement:
         if self._pool is None:
             self._pool = self._uncontrolled()
         pool, taken = self._pool
+        fluency = self.fluency
         yield summarise(
             task,
             "no control",
@@ -234,7 +235,7 @@ class Measurement:
             [pool] * len(targets),
             self.judge,
             seconds=taken * len(targets),
-            fluency=self.fluency and (lambda _: self.fluency(pool)),
+            fluency=fluency and (lambda _: fluency(pool)),
         )
         draws = seconds / len(targets) / (taken / len(pool))
         yield rejection(task, targets, pool, self.judge, num_samples=self.num_samples, draws=draws)
