@@ -115,7 +115,7 @@ def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> Ex
             attention_dropout=0.0,
             init="torch",
             self_conditioning=True,
-            relative_positions=True,
+            relative_positions="mixed" if pair else "local",
         ),
         diffusion=DiffusionConfig(
             timestep_sampler="stratified",

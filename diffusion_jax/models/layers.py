@@ -213,7 +213,7 @@ class SelfAttention(nn.Module):
         query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
         scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
         scores = scores * self.spec.head_dim**-0.5
-        if self.spec.relative_positions:
+        if self.spec.relative_positions != "none":
             scores = scores + self._distance_bias(scores.shape[-1])[None]
         if mask is not None:
             scores = jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
@@ -240,7 +240,7 @@ class SelfAttention(nn.Module):
         assert spec.max_length is not None
         by_distance = self.param(
             "distance_bias",
-            named_axes(neighbour_bias, ("heads", None)),
+            named_axes(neighbour_bias(spec.relative_positions), ("heads", None)),
             (spec.num_heads, 2 * spec.max_length - 1),
         )
         middle = spec.max_length - 1
@@ -248,22 +248,30 @@ class SelfAttention(nn.Module):
 
 
 NEIGHBOURS = (-1, 1, -3, 3, -2, 2, -5, 5)
-"""The distances that the heads of a layer begin with, repeated where there are more heads."""
+"""The distances that the local heads of a layer begin with, repeated where there are more."""
 
 
-def neighbour_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def neighbour_bias(style: str) -> Initializer:
     """Initialise attention biases [H, 2M - 1] by distance, so that heads see near neighbours.
 
     Sentences are local: a network that must first find its neighbours through the position table
     spends most of a short training on that (``benchmarks/results/quickstart.md`` has the figures).
-    The bias falls with the logarithm of the distance, so that far positions, such as the source of
-    a pair, are still reached.
+    The bias falls with the logarithm of the distance, so that far positions are still reached.
+
+    Args:
+        style: "local": every head; "mixed": every second one, the others begin at 0.
     """
-    del key
-    num_heads, num_distances = shape
-    centres = jnp.resize(jnp.array(NEIGHBOURS), (num_heads, 1))
-    distances = jnp.arange(num_distances)[None] - num_distances // 2
-    return (-2.0 * jnp.log1p(jnp.abs(distances - centres))).astype(dtype)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        del key
+        num_heads, num_distances = shape
+        every = 2 if style == "mixed" else 1
+        centres = jnp.resize(jnp.array(NEIGHBOURS), (-(-num_heads // every), 1))
+        distances = jnp.arange(num_distances)[None] - num_distances // 2
+        near = -2.0 * jnp.log1p(jnp.abs(distances - centres))
+        return jnp.zeros(shape, dtype).at[::every].set(near.astype(dtype))
+
+    return init
 
 
 def toeplitz(diagonals: jax.Array) -> jax.Array:

@@ -54,9 +54,9 @@ class TransformerShape:
         return "xla"
 
     @property
-    def relative_positions(self) -> bool:
-        """Whether attention knows distances: only the denoiser's does."""
-        return False
+    def relative_positions(self) -> str:
+        """How attention knows distances: only the denoiser's does."""
+        return "none"
 
     @property
     def head_dim(self) -> int:

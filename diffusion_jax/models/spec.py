@@ -10,6 +10,7 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
     "attention_impl": ("xla", "cudnn"),
+    "relative_positions": ("none", "local", "mixed"),
     "readout": ("vector", "posterior"),
 }
 
@@ -37,8 +38,9 @@ class DenoiserConfig:
             published), or its inner products with the embeddings are logits of a token "posterior",
             whose mean embedding is the estimate (CDCD, arXiv:2211.15089; Plaid, arXiv:2305.18619).
         relative_positions: add a learned bias for each head and each distance between two
-            positions to the attention scores (T5, arXiv:1910.10683); every head begins by looking
-            at one near neighbour.
+            positions to the attention scores (T5, arXiv:1910.10683). "none" (as published);
+            "local": every head begins by looking at one near neighbour; "mixed": every second head
+            begins so and the others look everywhere, as targets must at their sources.
         normalize_embedding: scale every word vector to length sqrt(E) wherever it is used (CDCD).
         length_head: predict the length of the target from its source and give it to the network as
             padding that is known, instead of generating padding; for pairs. Needs ``pad_id``.
@@ -67,7 +69,7 @@ class DenoiserConfig:
     self_conditioning: bool = False
     mean_embed: bool = False
     readout: str = "vector"
-    relative_positions: bool = False
+    relative_positions: str = "none"
     normalize_embedding: bool = False
     length_head: bool = False
     pad_id: int | None = None
@@ -122,10 +124,10 @@ class DenoiserConfig:
                 "0 with cudnn attention",
             )
             _require(
-                not self.relative_positions,
+                self.relative_positions == "none",
                 "relative_positions",
                 self.relative_positions,
-                "False with cudnn attention",
+                "none with cudnn attention",
             )
             _require(
                 self.head_dim % 8 == 0,

@@ -9,7 +9,7 @@ import pytest
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.base import bind
 from diffusion_jax.models.inputs import timestep_embedding
-from diffusion_jax.models.layers import dropout, toeplitz
+from diffusion_jax.models.layers import dropout, neighbour_bias, toeplitz
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.models.transformer import transformer_denoiser
 
@@ -251,17 +251,20 @@ def test_impossible_networks_are_refused(options, message):
 
 
 def test_relative_positions_follow_the_distance_and_begin_with_neighbours():
-    model, _, x = build(relative_positions=True)
+    model, _, x = build(relative_positions="local")
     params = model.init(jax.random.key(3))
     bias = params["network"]["layers"]["attention"]["distance_bias"]
     assert bias.shape == (3, 2, 23)  # Layers, heads, distances from -11 to 11.
     assert (jnp.argmax(bias, axis=-1) - 11 == jnp.array([[-1, 1]] * 3)).all()
+    mixed = neighbour_bias("mixed")(jax.random.key(0), (4, 23))
+    assert (jnp.argmax(mixed[::2], axis=-1) - 11).tolist() == [-1, 1]
+    assert not mixed[1::2].any()
     written_out = np.array(
         [[[bias[0, h, 11 + j - i] for j in range(5)] for i in range(5)] for h in range(2)]
     )
     np.testing.assert_array_equal(toeplitz(bias[0][:, 11 - 4 : 11 + 5]), written_out)
     # One layer that looks two places on; the last two places have nowhere to look but everywhere.
-    model, params, x = build(relative_positions=True, num_layers=1)
+    model, params, x = build(relative_positions="local", num_layers=1)
     only_two = jnp.full((1, 2, 23), -1e9).at[:, :, 11 + 2].set(0.0)
     params["network"]["layers"]["attention"]["distance_bias"] = only_two
     nudged = x.at[:, 4].add(1.0)
@@ -273,7 +276,7 @@ def test_the_fused_kernel_knows_no_relative_positions():
     with pytest.raises(UserError, match="relative_positions"):
         dataclasses.replace(
             SPEC,
-            relative_positions=True,
+            relative_positions="local",
             attention_impl="cudnn",
             dtype="bfloat16",
             attention_dropout=0.0,
