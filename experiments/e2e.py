@@ -48,7 +48,7 @@ def config(scale: str = "full") -> ExperimentConfig:
             data=data,
             tokenizer=tokenizer,
             model=DenoiserConfig(
-                embed_dim=16,
+                embed_dim=64,
                 hidden_dim=192,
                 num_layers=4,
                 num_heads=4,
@@ -59,10 +59,11 @@ def config(scale: str = "full") -> ExperimentConfig:
                 attention_dropout=0.0,
                 init="torch",
                 self_conditioning=True,
+                relative_positions="local",
             ),
             diffusion=DiffusionConfig(timestep_sampler="stratified", self_cond_rate=0.5),
             optim=OptimConfig(
-                learning_rate=3e-3, warmup_steps=200, clip_norm=1.0, betas=(0.9, 0.95)
+                learning_rate=4e-3, warmup_steps=200, clip_norm=1.0, betas=(0.9, 0.95)
             ),
             train=TrainConfig(
                 steps=6000,
@@ -72,6 +73,6 @@ def config(scale: str = "full") -> ExperimentConfig:
                 preview_every=1000,
                 checkpoint_every=1000,
             ),
-            sample=SampleConfig(steps=200),
+            sample=SampleConfig(steps=100, noise_scale=0.7, time_shift=0.05),
         )
     raise ValueError(f'scale is {scale!r}; choose "full" or "small"')

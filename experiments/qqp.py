@@ -55,10 +55,10 @@ def config(scale: str = "full") -> ExperimentConfig:
             ),
             tokenizer=TokenizerConfig(kind="sentencepiece", vocab_size=4000),
             model=DenoiserConfig(
-                embed_dim=32,
+                embed_dim=64,
                 hidden_dim=192,
                 num_layers=4,
-                num_heads=4,
+                num_heads=8,
                 mlp_dim=768,
                 max_length=48,
                 time_dim=64,
@@ -66,6 +66,7 @@ def config(scale: str = "full") -> ExperimentConfig:
                 attention_dropout=0.0,
                 init="torch",
                 self_conditioning=True,
+                relative_positions="mixed",
             ),
             diffusion=DiffusionConfig(
                 timestep_sampler="stratified", self_cond_rate=0.5, positions="target"
@@ -81,6 +82,6 @@ def config(scale: str = "full") -> ExperimentConfig:
                 preview_every=1000,
                 checkpoint_every=1000,
             ),
-            sample=SampleConfig(steps=200),
+            sample=SampleConfig(steps=50, noise_scale=0.7, time_shift=0.05),
         )
     raise ValueError(f'scale is {scale!r}; choose "full" or "small"')
