@@ -237,7 +237,7 @@ class SelfAttention(nn.Module):
     def _distance_bias(self, length: int) -> jax.Array:
         """Return [H, L, L], what each head adds to a score for the distance key - query."""
         spec = self.spec
-        assert spec.max_length is not None
+        assert isinstance(spec, DenoiserConfig)  # relative_positions are its alone
         by_distance = self.param(
             "distance_bias",
             named_axes(neighbour_bias(spec.relative_positions), ("heads", None)),
