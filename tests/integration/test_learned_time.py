@@ -9,6 +9,7 @@ import pytest
 from diffusion_jax.convert.safetensors import export_run
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Generator
+from diffusion_jax.program import Program
 from diffusion_jax.workdir import Workdir
 from tests.integration.small import config, write_untrained
 
@@ -23,7 +24,7 @@ def run(tmp_path_factory):
 def test_the_timestep_state_comes_with_the_parameters(run):
     workdir = Workdir(run)
     read = workdir.read_config()
-    params, state = workdir.read_sampled(read)
+    params, state = workdir.read_sampled(read, Program.build(read).timestep_sampler)
     np.testing.assert_array_equal(params["embedding"], workdir.read_params(read)["embedding"])
     assert state.losses.shape == state.weights.shape == (20,)
     # What write_untrained draws, not what a fresh sampler would start from.
@@ -37,9 +38,9 @@ def test_generators_step_through_the_learned_time(run, monkeypatch):
         lambda program, params, state: seen.update(state=state) or program.schedule,
     )
     Generator.from_checkpoint(run)
-    np.testing.assert_array_equal(
-        seen["state"].losses, Workdir(run).read_sampled(Workdir(run).read_config())[1].losses
-    )
+    read = Workdir(run).read_config()
+    _, state = Workdir(run).read_sampled(read, Program.build(read).timestep_sampler)
+    np.testing.assert_array_equal(seen["state"].losses, state.losses)
 
 
 def test_a_checkpoint_without_that_state_is_refused(run):
