@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import pytest
 
@@ -13,6 +14,10 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Golden numbers are float32 results of the originals; reduced-precision products would hide errors.
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# A busy machine is no failure: what these examples check is not how long they take.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
