@@ -22,8 +22,16 @@ def base_spec(spec: DenoiserConfig, base_width: int) -> DenoiserConfig:
     """Return the network at the base width: as many layers, heads as wide, as long.
 
     Raises:
-        UserError: the width of a head does not divide it, or the feed-forward layers do not scale.
+        UserError: the width of a head does not divide it, the feed-forward layers do not scale, or
+            one of the two networks has no projections because it is as wide as its embedding.
     """
+    for fixed in (spec.embed_dim, spec.input_dim):
+        if (spec.hidden_dim == fixed) != (base_width == fixed):
+            raise UserError(
+                f"model.hidden_dim is {spec.hidden_dim} and optim.base_width {base_width}; a "
+                f"network of width {fixed} has no projection from or to its embedding, so no rate "
+                "transfers to it or from it; choose other widths or another model.embed_dim"
+            )
     if base_width % spec.head_dim:
         raise UserError(
             f"optim.base_width is {base_width}; it must be a multiple of the width of a head, "

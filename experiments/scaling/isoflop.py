@@ -30,7 +30,7 @@ def jobs(scale: str = "full") -> list[Job]:
     if scale == "small":
         # Words of the grammar and the special tokens; only the budget's arithmetic needs it.
         corpus, length, vocab_size = "grammar:small", 18, 132
-        widths, budgets, layers = (16, 32, 64, 96), (5e10, 1.5e11, 5e11), 2
+        widths, budgets, layers = (24, 32, 64, 96), (5e10, 1.5e11, 5e11), 2
     elif scale == "full":
         corpus, length, vocab_size = "grammar:full", 42, 463
         widths, budgets, layers = (64, 96, 128, 192, 256, 384), (1e15, 3e15, 1e16, 3e16), 4

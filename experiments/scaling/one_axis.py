@@ -24,7 +24,7 @@ from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.sweep import Job
 
 AXES = {
-    "width": (16, 32, 64, 128),
+    "width": (24, 32, 64, 128),
     "depth": (1, 2, 4, 8),
     "batch": (8, 16, 32, 64, 128),
     "data": (300, 1000, 3000, 10_000, 30_000),

@@ -108,5 +108,8 @@ def test_what_cannot_be_transferred():
         base_spec(spec, 20)
     with pytest.raises(UserError, match=r"mlp_dim"):
         base_spec(dataclasses.replace(spec, mlp_dim=65), 16)
+    for width, base in ((64, 8), (8, 32)):
+        with pytest.raises(UserError, match="no projection from or to its embedding"):
+            program(width, base)
     with pytest.raises(UserError, match="not transferred"):
         configured_optimizer(OptimConfig(base_width=8), 10)
