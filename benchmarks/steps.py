@@ -37,9 +37,13 @@ from diffusion_jax.text.grammar import load_grammar
 from diffusion_jax.text.packing import unpack_target
 from diffusion_jax.workdir import Workdir
 
+# What a run's configuration says of these shall not differ between the lines.
+PLAIN = {"spacing": "trailing", "time_shift": 0.0, "faithful_v2": False}
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "ddpm": {"sampler": "ddpm"},
-    "ddim": {"sampler": "ddim"},
+    "ddpm": {"sampler": "ddpm", "noise_scale": 1.0},
+    "ddpm noise 0.7": {"sampler": "ddpm", "noise_scale": 0.7},
+    "ddpm noise 0.7 shift 0.05": {"sampler": "ddpm", "noise_scale": 0.7, "time_shift": 0.05},
+    "ddim": {"sampler": "ddim", "eta": 0.0},
     "ddim eta 1": {"sampler": "ddim", "eta": 1.0},
     "dpm++ 2M": {"sampler": "dpm++", "order": 2},
     "dpm++ 3M": {"sampler": "dpm++", "order": 3},
@@ -50,7 +54,10 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "ddim shift 0.05": {"sampler": "ddim", "time_shift": 0.05},
     "dpm++ 2M shift 0.05": {"sampler": "dpm++", "order": 2, "time_shift": 0.05},
 }
-STANDARD = ("ddpm", "ddim", "dpm++ 2M", "dpm++ 3M", "dpm++ 2S", "dpm++ 2M shift 0.05")
+STANDARD = (
+    *("ddpm", "ddpm noise 0.7 shift 0.05", "ddim"),
+    *("dpm++ 2M", "dpm++ 3M", "dpm++ 2S", "dpm++ 2M shift 0.05"),
+)
 CALLS = (1, 2, 5, 10, 20, 50, 200, 2000)
 CLAMPS = ("all", "none")
 MEASURES = ("says_exactly", "in_language", "bleu")
@@ -211,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             tuple(row[field] for field in identity) in done
         ):
             continue
-        options = SAMPLERS[name] | {"clamp": clamp, "steps": calls}
+        options = PLAIN | SAMPLERS[name] | {"clamp": clamp, "steps": calls}
         row |= measure(trained, options, num_rows, arguments.seed)
         row |= {
             "command": "python -m benchmarks.steps " + " ".join(sys.argv[1:]),
