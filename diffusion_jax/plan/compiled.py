@@ -83,6 +83,10 @@ def topology_devices(topology: Topology) -> Sequence[Any]:
             platform="tpu", topology_name=f"{topology.kind}:{sizes}"
         )
     except Exception as error:
+        if "lockfile" in str(error):
+            raise UserError(
+                "another process on this machine uses the TPU compiler; plan again when it is done"
+            ) from error
         raise UserError(
             f"libtpu knows no topology {topology.name}: {str(error).splitlines()[0][:200]}; "
             f"try one of {topology.kind}:2x2{'x1' if len(topology.sizes) == 3 else ''}, "
