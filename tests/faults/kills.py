@@ -9,6 +9,7 @@ that of a run that nobody killed, bit for bit.
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from tests.faults.trainer import PLAIN, Trainers, metrics, write_corpus
 
-STEPS = 600
+STEPS = 400
 SAVE_EVERY = 3
 
 
@@ -80,6 +81,7 @@ def kill_often(trainers, directory, kills, seed, steps=STEPS):
         counts["lost"] += (saved[-1] if saved else 0) < newest
         counts["passed_over"] += "passed over" in _read(log)
         newest = saved[-1] if saved else 0
+        print(f"kill {index + 1}: newest checkpoint {newest}, {counts}", file=sys.stderr)
     code, said = trainers.run(run, *options, *rare, "--resume", log=directory / "last.log")
     assert code == 0, said
     assert not newest or f"going on from step {newest}" in said
