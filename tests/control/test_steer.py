@@ -236,12 +236,14 @@ def test_the_best_candidate():
     def candidate(text, classified, model, complete=True):
         return Candidate(text, {"pos": classified}, model, complete)
 
-    a, b = candidate("a b c", -1.0, -9.0), candidate("a b d", -2.0, -5.0)
+    a, b = candidate("a b c", -1.0, -9.0), candidate("a b d", -4.0, -5.0)
     broken, c = candidate("x", 0.0, 0.0, complete=False), candidate("a b c", -3.0, -8.0)
-    everything = [broken, a, b, c]
+    # It pleases the classifier, but the model would not write it.
+    odd = candidate("z", -0.5, -30.0)
+    everything = [broken, a, b, c, odd]
     assert order(everything, "classifier")[0] == 1
     assert order(everything, "model")[0] == 2
     assert order(everything, "mbr")[0] in (1, 3)
-    assert [c.text for c in rank(everything, "model")] == ["a b d", "a b c", "x"]
+    assert [c.text for c in rank(everything, "model")] == ["a b d", "a b c", "z", "x"]
     with pytest.raises(UserError, match="choose is 'best'"):
         order(everything, "best")
