@@ -18,7 +18,8 @@ from typing import NamedTuple
 from diffusion_jax.scale.checkpoint import CheckpointStore
 from tests.faults.trainer import PLAIN, Trainers, metrics, write_corpus
 
-STEPS = 400
+# More than a fast machine makes between two kills: a run must not end before its last one.
+STEPS_PER_KILL = 100
 SAVE_EVERY = 3
 
 
@@ -46,9 +47,10 @@ class Outcome(NamedTuple):
     identical: bool
 
 
-def kill_often(trainers, directory, kills, seed, steps=STEPS):
+def kill_often(trainers, directory, kills, seed):
     """Run everything in a directory and return the outcome."""
     draw = random.Random(seed)
+    steps = STEPS_PER_KILL * kills
     corpus = write_corpus(directory / "corpus.txt")
     options = (*PLAIN, "--data.corpus", corpus, "--train.steps", steps)
     rare = ("--train.checkpoint-every", steps)

@@ -44,7 +44,7 @@ def damage(checkpoint, how):
 
 
 def test_killed_at_random_moments_a_run_loses_nothing(place, tmp_path):
-    outcome = kill_often(place.trainers, tmp_path, KILLS, seed=1, steps=200)
+    outcome = kill_often(place.trainers, tmp_path, KILLS, seed=1)
     assert outcome.lost == 0
     assert outcome.passed_over == 0
     assert outcome.identical
