@@ -22,12 +22,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import jax_programs, memory, rounding_programs
+from benchmarks import jax_programs, memory, rounding_programs, workers
 from benchmarks.measure import Timing, alternate, matmul_program
 from benchmarks.sizes import BERT_BASE, SMALL, SMOKE, Size
+from benchmarks.workers import Contender
 
 RESULTS = Path(__file__).parent / "results"
-CHAIN_STEPS = 4
 WIDTH = 160
 Part = Literal["train", "reverse", "compile", "memory", "rounding"]
 Row = dict[str, Any]
@@ -84,22 +84,22 @@ def measure(part: Part, sizes: list[Size], quick: bool) -> Iterator[Row]:
         yield from parts[part](size)
 
 
+CONTENDERS = {
+    "jax": ("jax", True),
+    "torch": ("torch", False),
+    # PyTorch with the allocator as our command line sets it.
+    "torch, memory kept": ("torch", True),
+}
+
+
 def measure_train(size: Size) -> Iterator[Row]:
     """Time training steps (dropout 0.1, AdamW, one moving average) and the matrix-product peak."""
-    import torch
-
-    from benchmarks import torch_model
-
-    run_jax, _ = jax_programs.train_program(size)
-    torch_step = torch_model.make_train_step(
-        size.spec, jax_programs.NUM_TIMESTEPS, jax_programs.LEARNING_RATE, jax_programs.EMA_RATE
-    )
-    ids = torch.from_numpy(jax_programs.random_ids(size))
-    run_peak, peak_flops = matmul_program()
-    programs = {"jax": run_jax, "torch": lambda: torch_step(ids), "peak": run_peak}
-    timings = alternate(programs, size.repeats)
+    contenders = {name: Contender(*who, part="train") for name, who in CONTENDERS.items()}
+    peak = Contender("peak", True, part="train")
+    timings = workers.measure({**contenders, "peak": peak}, size)
+    _, peak_flops = matmul_program()
     peak_rate = peak_flops / timings["peak"].wall_s
-    for name in ("jax", "torch"):
+    for name in contenders:
         timing = timings[name]
         yield {
             **_timing_row(size, name, timing, timings["torch"]),
@@ -111,25 +111,13 @@ def measure_train(size: Size) -> Iterator[Row]:
 
 def measure_reverse(size: Size) -> Iterator[Row]:
     """Time ancestral steps with the clamp, a short chain at a time."""
-    import torch
-
-    from benchmarks import torch_model
-
-    torch_step = torch_model.make_reverse_step(size.spec, jax_programs.NUM_TIMESTEPS)
-    shape = (size.batch_size, size.length, size.spec.embed_dim)
-
-    def run_torch() -> None:
-        x = torch.randn(shape)
-        for t in range(CHAIN_STEPS, 0, -1):
-            x = torch_step(x, t)
-
-    programs = {"jax": jax_programs.reverse_program(size, CHAIN_STEPS), "torch": run_torch}
-    timings = alternate(programs, size.repeats)
-    for name in programs:
+    contenders = {name: Contender(*who, part="reverse") for name, who in CONTENDERS.items()}
+    timings = workers.measure(contenders, size)
+    for name in contenders:
         timing = timings[name]
         yield {
             **_timing_row(size, name, timing, timings["torch"]),
-            "tokens_per_s": size.tokens * CHAIN_STEPS / timing.wall_s,
+            "tokens_per_s": size.tokens * workers.CHAIN_STEPS / timing.wall_s,
         }
 
 

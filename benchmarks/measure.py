@@ -1,6 +1,7 @@
 """Timing two programs fairly on a machine that may be busy."""
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -8,6 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+Sample = tuple[float, float]
+"""Seconds by the wall clock, and of the processor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +35,32 @@ def alternate(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
 
     Args:
         programs: name -> a function; the arrays of jax that it returns are waited for.
-        repeats: timed rounds, after one that is not timed.
+        repeats: timed rounds. In each a program runs twice and the second time counts: by the time
+            its turn comes round, caches and even memory may have gone to the others.
     """
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
-    for round_index in range(repeats + 1):
+
+    def timed(program: Callable[[], Any]) -> Sample:
+        wall, cpu = time.perf_counter(), time.process_time()
+        jax.block_until_ready(program())
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    bound = {name: functools.partial(timed, program) for name, program in programs.items()}
+    return alternate_samples(bound, repeats)
+
+
+def alternate_samples(
+    programs: Mapping[str, Callable[[], Sample]], repeats: int
+) -> dict[str, Timing]:
+    """Do the same with functions that measure themselves."""
+    samples: dict[str, list[Sample]] = {name: [] for name in programs}
+    for _ in range(repeats):
         for name, program in programs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            jax.block_until_ready(program())
-            taken = (time.perf_counter() - wall, time.process_time() - cpu)
-            if round_index > 0:
-                samples[name].append(taken)
+            program()
+            samples[name].append(program())
     return {name: _summary(taken) for name, taken in samples.items()}
 
 
-def _summary(taken: list[tuple[float, float]]) -> Timing:
+def _summary(taken: list[Sample]) -> Timing:
     walls, cpus = zip(*taken)
     return Timing(statistics.median(walls), min(walls), min(cpus))
 

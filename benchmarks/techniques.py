@@ -33,6 +33,7 @@ from diffusion_jax.evaluate.overlap import corpus_bleu
 from diffusion_jax.generate import Generator
 from diffusion_jax.program import Program
 from diffusion_jax.quickstart import quickstart_config
+from diffusion_jax.scale.host_memory import keep_freed_memory
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.grammar import load_grammar
 from diffusion_jax.text.loader import Loader
@@ -244,6 +245,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if bool(arguments.train) != bool(arguments.valid):
         parser.error("give --train and --valid together")
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         for preset in arguments.presets:
             print(f"{preset} ...", file=sys.stderr)

@@ -218,6 +218,7 @@ def train_classifier(
             metadata={"tokenizer": base.tokenizer.fingerprint()},
             report=report,
             state_hooks=lambda outputs: validation_hooks(placed, held_out, outputs),
+            dtype=config.model.dtype,
         )
     params = averaged_params(config.train, result.state)
     trained = TrainedClassifier(config, labels, classifier, params, base.tokenizer, directory.path)

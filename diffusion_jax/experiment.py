@@ -234,6 +234,7 @@ def train(
                 *validation_hooks(placed, data.validation, outputs),
                 *_previews(config, data, generator_of, outputs.samples, report),
             ],
+            dtype=config.model.dtype,
             ends=ends,
         )
     return TrainResult(config, data, result, generator_of(result.state))

@@ -18,7 +18,9 @@ from diffusion_jax.config import OptimConfig, TrainConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.scale.agreement import together
 from diffusion_jax.scale.compilation import compilation_cache_in
+from diffusion_jax.scale.flops import traced_flops
 from diffusion_jax.scale.mesh import batch_block, place_batch
+from diffusion_jax.scale.peak import matmul_peak
 from diffusion_jax.scale.sharding import (
     abstract_with_shardings,
     create_state,
@@ -220,6 +222,7 @@ def run_training(
     metadata: Mapping[str, Any],
     report: ProgressReport,
     state_hooks: Callable[[Outputs], list[Every]],
+    dtype: str,
     ends: np.ndarray | None = None,
 ) -> FitResult:
     """Train, or go on from the newest intact checkpoint, and write everything to the directory.
@@ -231,6 +234,7 @@ def run_training(
         metadata: JSON record saved with every checkpoint.
         report: where progress goes.
         state_hooks: makes the hooks that look at the state now and then.
+        dtype: of the network's products; its speed is held against that of the machine's.
         ends: how long each row is, for batches of rows of about one length (``text.buckets``).
 
     Returns:
@@ -274,9 +278,12 @@ def run_training(
             writers.append(files.enter_context(TensorBoard(folder, resume_step=step)))
         samples = files.enter_context(JsonLines(directory.samples_file, resume_step=step))
         profile = Profile(directory.profile_dir, steps=options.profile_steps, first_step=step + 1)
+        train_step = jit_train_step(placed.learner.train_step, placed.mesh, placed.shardings)
+        # Before the memory is full.
+        peak = matmul_peak(dtype)
         result = fit(
             state,
-            jit_train_step(placed.learner.train_step, placed.mesh, placed.shardings),
+            train_step,
             loader.batch_at,
             root_key=root_key,
             total_steps=options.steps,
@@ -292,7 +299,17 @@ def run_training(
             state_hooks=state_hooks(Outputs(writers, samples, report)),
         )
         if result.steps > 0:
-            summary = run_summary(result.spent, steps=result.steps, tokens=result.tokens)
+            flops = sum(
+                times * traced_flops(train_step, placed.abstract, batch, root_key)
+                for batch, times in result.batches
+            )
+            summary = run_summary(
+                result.spent,
+                steps=result.steps,
+                tokens=result.tokens,
+                flops=flops,
+                peak_flops_per_second=peak,
+            )
             timings = files.enter_context(JsonLines(directory.timings_file, resume_step=step))
             timings.write(result.step, summary)
             show_summary(summary, report.print)

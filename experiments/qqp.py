@@ -53,7 +53,7 @@ def config(scale: str = "full") -> ExperimentConfig:
                 length=48,
                 on_long="drop",
             ),
-            tokenizer=TokenizerConfig(kind="sentencepiece", vocab_size=4000),
+            tokenizer=TokenizerConfig(kind="sentencepiece", vocab_size=4000, lowercase=True),
             model=DenoiserConfig(
                 embed_dim=64,
                 hidden_dim=192,

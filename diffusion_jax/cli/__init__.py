@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.scale.host_memory import keep_freed_memory
 from diffusion_jax.version import __version__
 
 COMMANDS = {
@@ -84,6 +85,7 @@ def _run(arguments: Sequence[str]) -> int:
     # Orbax speaks through absl's logger about every array and, at length, about errors that it also
     # raises; our own messages are what a user needs.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    keep_freed_memory()
     return importlib.import_module(f"diffusion_jax.cli.{name.replace('-', '_')}").main(rest)
 
 

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(ScoreCommand, "score", arguments)
     check_output(command.output)
-    from diffusion_jax.autoregressive_run import TrainedAutoregressive, summarise
+    from diffusion_jax.autoregressive_run import TrainedAutoregressive
+    from diffusion_jax.evaluate.text_scores import summarise
     from diffusion_jax.text.corpora import open_corpus
 
     teacher = TrainedAutoregressive.load(command.teacher, weights=command.weights)

@@ -98,7 +98,8 @@ class TokenizerConfig:
         vocab_size: "sentencepiece": how many pieces to learn.
         vocab_file: a finished vocabulary: BERT's vocab.txt ("wordpiece" needs it), a word list or a
             SentencePiece model.
-        lowercase: "wordpiece": whether the vocabulary is uncased (default true).
+        lowercase: "wordpiece": whether the vocabulary is uncased (default true). "sentencepiece":
+            whether to learn one that is (default false); texts in capitals are then understood too.
     """
 
     kind: Literal["word", "sentencepiece", "wordpiece"] = "word"
@@ -109,15 +110,25 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and refuse options that the chosen kind would ignore."""
-        owners = {"min_count": "word", "vocab_size": "sentencepiece", "lowercase": "wordpiece"}
-        for name, kind in owners.items():
-            value = getattr(self, name)
+        owners = {
+            "min_count": ("word",),
+            "vocab_size": ("sentencepiece",),
+            "lowercase": ("wordpiece", "sentencepiece"),
+        }
+        for name, kinds in owners.items():
+            value, kind = getattr(self, name), " or ".join(map(repr, kinds))
             require(
-                value is None or self.kind == kind,
+                value is None or self.kind in kinds,
                 f"tokenizer.{name}",
                 value,
-                f"nothing with kind {self.kind!r}: it belongs to kind {kind!r}",
+                f"nothing with kind {self.kind!r}: it belongs to kind {kind}",
             )
+        require(
+            not (self.kind == "sentencepiece" and self.vocab_file and self.lowercase is not None),
+            "tokenizer.lowercase",
+            self.lowercase,
+            "nothing with a trained SentencePiece model: it folds case or does not",
+        )
         require(
             self.kind != "wordpiece" or self.vocab_file is not None,
             "tokenizer.vocab_file",

@@ -34,7 +34,7 @@ class DiffusionConfig:
         source_drop_rate: share of pairs trained without their source, so that sample.guidance_scale
             can weigh it (classifier-free guidance, arXiv:2207.12598; usually 0.1). Needs positions
             "target".
-        self_cond_rate: share of examples trained with their own estimate as an extra input.
+        self_cond_rate: share of batches trained with their own estimates as an extra input.
         absorb_rate: DiffuSeq-v2's discrete noise: the probability, at full noise, that a token is
             replaced by the learned absorbing state (needs model.mean_embed; published: 0.5).
         mean_embed_penalty: weight of that state's norm in the loss (published: 0.01).

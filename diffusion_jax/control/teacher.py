@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion_jax.autoregressive_run import TrainedAutoregressive, summarise
+from diffusion_jax.autoregressive_run import TrainedAutoregressive
 from diffusion_jax.control.measure import Fluency, Writer
 from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate.text_scores import summarise
 from diffusion_jax.text.control_targets import Target
 from diffusion_jax.text.example import Example
 from diffusion_jax.text.prefixes import control_text

@@ -82,9 +82,9 @@ def diffusion_loss(
         noise_mask: bool [B, L], True where a position is noised and generated.
         t: int32 [B], in [0, T).
         dropout_key: typed key; None switches dropout off.
-        self_cond_rate: share of examples for which the network also sees its own estimate, made in
-            a first pass without gradient (Chen et al. 2022, arXiv:2208.04202). The model must have
-            been built with self-conditioning.
+        self_cond_rate: probability that the network also sees its own estimate, made in a first
+            pass without gradient (Chen et al. 2022, arXiv:2208.04202); drawn once for the batch.
+            The model must have been built with self-conditioning.
         source_drop_rate: share of examples for which the network sees no source (the given
             positions are 0), so that it can be guided without a classifier (Ho and Salimans 2022,
             arXiv:2207.12598). With positions "target" only.
@@ -204,8 +204,13 @@ def predict(
     # Stopping the inputs too keeps the first pass out of differentiation altogether.
     frozen = jax.lax.stop_gradient(params)
     blank = jnp.zeros_like(x_t)
-    first = model.denoise(frozen, jax.lax.stop_gradient(x_t), time, blank, dropout_key=first_key)
-    estimate = jax.lax.stop_gradient(read_x_start(first))
+    frozen_x_t = jax.lax.stop_gradient(x_t)
+
+    def own_estimate() -> jax.Array:
+        first = model.denoise(frozen, frozen_x_t, time, blank, dropout_key=first_key)
+        return jax.lax.stop_gradient(read_x_start(first))
+
+    estimate = jax.lax.cond(jnp.any(draws.self_cond_mask), own_estimate, lambda: blank)
     self_cond = jnp.where(draws.self_cond_mask[:, None, None], estimate, blank)
     return model.denoise(params, x_t, time, self_cond, dropout_key=second_key)
 

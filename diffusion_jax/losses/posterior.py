@@ -62,8 +62,8 @@ def cross_entropy_loss(
         noise_mask: bool [B, L], True where a position is noised and generated.
         t: int32 [B], in [0, T).
         dropout_key: typed key; None switches dropout off.
-        self_cond_rate: share of examples for which the network also sees the posterior mean of a
-            first pass without gradient.
+        self_cond_rate: probability that the network also sees the posterior mean of a first pass
+            without gradient; drawn once for the batch.
         source_drop_rate: share of examples whose source is hidden, see ``diffusion_loss``.
         positions: average over ``"all"`` positions or over the noised ones (``"target"``).
         mean_embed: float32 [E], the soft absorbing state of DiffuSeq-v2, or None.

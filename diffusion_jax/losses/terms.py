@@ -138,7 +138,9 @@ def resolve_draws(
     if absorb_rate > 0.0:
         absorb_mask = sample_absorb_mask(absorb_key, schedule, t, length, absorb_rate)
     if self_cond_rate > 0.0:
-        self_cond_mask = jax.random.bernoulli(self_cond_key, self_cond_rate, (batch_size,))
+        # One coin for all, as published: a batch that does not condition saves the first pass.
+        coin = jax.random.bernoulli(self_cond_key, self_cond_rate)
+        self_cond_mask = jnp.broadcast_to(coin, (batch_size,))
     if source_drop_rate > 0.0:
         source_drop_mask = jax.random.bernoulli(drop_key, source_drop_rate, (batch_size,))
     return Draws(

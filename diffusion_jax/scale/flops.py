@@ -33,7 +33,7 @@ def rounding_flops(spec: DenoiserConfig, length: int) -> int:
     return 2 * length * spec.embed_dim * padded
 
 
-def train_flops(spec: DenoiserConfig, length: int, *, self_cond_rate: float = 0.0) -> int:
+def train_flops(spec: DenoiserConfig, length: int, *, self_cond_rate: float = 0.0) -> float:
     """Return the operations of training on one row, without what is computed a second time.
 
     Rematerialisation in the network is left out, as is usual for model FLOPs: it is a choice, not
@@ -42,9 +42,9 @@ def train_flops(spec: DenoiserConfig, length: int, *, self_cond_rate: float = 0.
     Args:
         spec: the network, with its vocabulary.
         length: positions of a row.
-        self_cond_rate: above 0 the network runs once more, forwards only.
+        self_cond_rate: share of steps in which the network runs once more, forwards only.
     """
-    calls = 1 + BACKWARD + (1 if self_cond_rate > 0 else 0)
+    calls = 1 + BACKWARD + self_cond_rate
     return calls * network_flops(spec, length) + (2 + BACKWARD) * rounding_flops(spec, length)
 
 
@@ -52,7 +52,8 @@ def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """Count the operations of a function's matrix products, on all devices together.
 
     Args:
-        function: traceable; what it recomputes in the backward pass counts as often as it runs.
+        function: traceable; what it recomputes in the backward pass counts as often as it runs. Of
+            a branch the dearer side counts, though it may be taken now and then only.
         *arguments: arrays or ``jax.ShapeDtypeStruct``.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)

@@ -40,6 +40,7 @@ class FitResult(NamedTuple):
         spent: seconds of the whole call by part, see ``Stopwatch``.
         steps: updates that this call made.
         tokens: positions of the global batches that it went over.
+        batches: shapes and types of the batches, with the number of updates on each.
     """
 
     state: TrainState
@@ -50,6 +51,7 @@ class FitResult(NamedTuple):
     spent: dict[str, float]
     steps: int
     tokens: int
+    batches: list[tuple[Any, int]]
 
 
 def fit(
@@ -105,7 +107,7 @@ def fit(
     ballot, stopped_by = Ballot(), 0
     watch = Stopwatch()
     first_step = step
-    shapes_seen = set()
+    seen: dict[tuple[int, ...], tuple[Any, int]] = {}
     with (
         stop_on_signal() as stop,
         Prefetcher(batch_at, step, total_steps, place=place) as batches,
@@ -113,9 +115,10 @@ def fit(
         reporter = _Reporter(batches, total_steps, hooks, lambda: _name_last_good(store), watch)
         for batch in batches:
             shape = batch["input_ids"].shape
-            with watch.measure("compute" if shape in shapes_seen else "compile"):
+            with watch.measure("compute" if shape in seen else "compile"):
                 state, metrics = train_step(state, batch, root_key)
-            shapes_seen.add(shape)
+            abstract, times = seen.get(shape) or (jax.tree.map(jax.typeof, dict(batch)), 0)
+            seen[shape] = abstract, times + 1
             step += 1
             # The step above is running; what it takes to report the one before costs no time.
             reporter.finish_pending()
@@ -159,6 +162,7 @@ def fit(
         watch.seconds(),
         step - first_step,
         reporter.tokens,
+        list(seen.values()),
     )
 
 

@@ -24,8 +24,8 @@ def run_summary(
         seconds: as from ``Stopwatch.seconds``.
         steps: updates that this process made.
         tokens: positions that they went over.
-        flops: operations of their matrix products, where known.
-        peak_flops_per_second: of all devices together, where known.
+        flops: operations of their matrix products, what is computed again included, where known.
+        peak_flops_per_second: measured rate of such products on all devices together, where known.
 
     Returns:
         ``seconds`` by part; ``tokens_per_second`` and ``flops_per_second`` over the time of steps,
@@ -58,5 +58,5 @@ def show_summary(summary: Mapping[str, Any], say: Callable[[str], None]) -> None
     if summary["flops_per_second"] is not None:
         speed += f", {summary['flops_per_second'] / 1e9:,.1f} GFLOP/s in matrix products"
     if summary["utilisation"] is not None:
-        speed += f", {summary['utilisation']:.1%} of the peak of {summary['device']}"
+        speed += f", {summary['utilisation']:.1%} of what was measured for large products"
     say(speed)

@@ -29,7 +29,12 @@ REFUSED = [
     (DataConfig, {"columns": ("a", "b")}, "1 column name"),
     (DataConfig, {"where": ("language",)}, "column=value"),
     (TokenizerConfig, {"vocab_size": 100}, "belongs to kind 'sentencepiece'"),
-    (TokenizerConfig, {"lowercase": True}, "belongs to kind 'wordpiece'"),
+    (TokenizerConfig, {"lowercase": True}, "belongs to kind 'wordpiece' or 'sentencepiece'"),
+    (
+        TokenizerConfig,
+        {"kind": "sentencepiece", "vocab_file": "a.model", "lowercase": True},
+        "tokenizer.lowercase",
+    ),
     (TokenizerConfig, {"kind": "sentencepiece", "min_count": 3}, "belongs to kind 'word'"),
     (TokenizerConfig, {"kind": "wordpiece"}, "vocab.txt"),
     (TokenizerConfig, {"min_count": -1}, "tokenizer.min_count"),

@@ -183,6 +183,39 @@ def test_self_conditioning_rate(key):
     np.testing.assert_allclose(always.rounding_nll, never.rounding_nll, rtol=1e-6)
 
 
+def test_self_conditioning_is_drawn_for_the_batch(key):
+    """One coin for all rows, so that half of the batches save the first pass."""
+
+    def mse(key, rate):
+        return loss(key=key, draws=None, self_cond_rate=rate).mse
+
+    keys = jax.random.split(key, 200)
+    never, always, drawn = (
+        jax.vmap(lambda k, r=r: mse(k, r))(jax.random.clone(keys)) for r in (0.0, 1.0, 0.3)
+    )
+    conditioned = np.isclose(drawn, always, rtol=1e-5).all(axis=1)
+    np.testing.assert_allclose(drawn, np.where(conditioned[:, None], always, never), rtol=1e-5)
+    # Four standard errors.
+    assert abs(conditioned.mean() - 0.3) < 4 * (0.3 * 0.7 / 200) ** 0.5
+
+
+@pytest.mark.parametrize(("conditions", "calls"), [(True, 2), (False, 1)])
+def test_the_first_pass_is_made_only_where_it_is_seen(conditions, calls):
+    made = []
+
+    def counted(*arguments, **options):
+        jax.debug.callback(lambda: made.append(1))
+        return denoise(*arguments, **options)
+
+    model = TOY._replace(denoise=counted)
+    draws = DRAWS._replace(self_cond_mask=jnp.full(B, conditions))
+    terms = jax.jit(lambda: diffusion_loss(None, model, PARAMS, SCHEDULE, IDS, TARGET, T_BATCH,
+                                           draws=draws))()  # fmt: skip
+    jax.block_until_ready(terms)
+    jax.effects_barrier()
+    assert len(made) == calls
+
+
 def test_soft_absorbing_state():
     mean_embed = jnp.array([0.3, -0.4, 1.2])
     draws = DRAWS._replace(absorb_mask=jnp.broadcast_to(jnp.arange(L) % 2 == 0, (B, L)))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from diffusion_jax import classifier_run
-from diffusion_jax.autoregressive_run import TextScore, TrainedAutoregressive, summarise
+from diffusion_jax.autoregressive_run import TrainedAutoregressive
 from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.cli import main
 from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate.text_scores import TextScore, summarise
 from diffusion_jax.text.trees import check_nested
 from diffusion_jax.workdir import Workdir
 from tests.integration.small import write_untrained

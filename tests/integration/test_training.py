@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -15,6 +16,8 @@ import diffusion_jax as dj
 from diffusion_jax import quickstart
 from diffusion_jax.cli import main
 from diffusion_jax.config_io import load_experiment
+from diffusion_jax.program import Program
+from diffusion_jax.scale.flops import traced_flops
 from diffusion_jax.train.progress import ProgressReport
 from diffusion_jax.workdir import Workdir
 from tests.integration.small import FILE
@@ -110,6 +113,17 @@ def cache_hits():
     compilation_cache.reset_cache()
 
 
+def flops_of_a_step(workdir):
+    """Count the matrix products of one step of a run, from its configuration alone."""
+    config = Workdir(workdir).read_config()
+    program, shape = Program.build(config), (config.train.batch_size, config.data.length)
+    batch = {
+        "input_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
+        "noise_mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
+    }
+    return traced_flops(program.train_step(), program.abstract_state(), batch, jax.random.key(0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["text", "pair"])
 def test_a_stopped_run_goes_on_bit_for_bit(scale, tmp_path, capsys, cache_hits):
@@ -125,6 +139,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(scale, tmp_path, capsys, cache_hits):
         (10, 10),
         (20, 10),
     ]
+    summary = json.loads(timings[-1])
+    operations = summary["flops_per_second"] * sum(
+        summary["seconds"][part] for part in ("input", "compute", "metrics", "other")
+    )
+    assert operations == pytest.approx(10 * flops_of_a_step(tmp_path / "parts"), rel=1e-4)
+    assert 0 < summary["utilisation"] < 1.5
     whole = metrics(tmp_path / "whole")
     parts = [row for row in metrics(tmp_path / "parts") if row["step"] % 2 == 0]
     assert whole == parts

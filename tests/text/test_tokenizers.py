@@ -149,6 +149,20 @@ def test_sentencepiece_gives_back_the_text_and_the_same_model_twice(model_type):
         assert first.decode(first.encode(text)) == text
 
 
+def test_sentencepiece_can_fold_case(tmp_path):
+    built = SentencePieceTokenizer.build(TEXTS, vocab_size=40, lowercase=True)
+    built.save(tmp_path)
+    for tokenizer in (built, load_tokenizer(tmp_path)):
+        for text in TEXTS:
+            assert tokenizer.encode(text.upper()) == tokenizer.encode(text)
+            assert tokenizer.decode(tokenizer.encode(text.upper())) == text.lower()
+    plain = SentencePieceTokenizer.build(TEXTS, vocab_size=40)
+    assert plain.unk_id in plain.encode(TEXTS[0].upper())
+    (tmp_path / "a.model").write_bytes(built.model_proto)
+    with pytest.raises(UserError, match="folds case"):
+        build_tokenizer("sentencepiece", vocab_file=tmp_path / "a.model", lowercase=True)
+
+
 @pytest.mark.parametrize(("size", "message"), [(5000, "at most [0-9]+ pieces"), (6, "too small")])
 def test_sentencepiece_says_which_sizes_are_possible(size, message):
     with pytest.raises(UserError, match=message):

@@ -31,7 +31,7 @@ __all__ = [
 # What build_tokenizer takes for each kind, beside the texts.
 _OPTIONS = {
     "word": ("threshold", "vocab_file"),
-    "sentencepiece": ("vocab_size", "model_type", "vocab_file"),
+    "sentencepiece": ("vocab_size", "model_type", "vocab_file", "lowercase"),
     "wordpiece": ("vocab_file", "lowercase"),
 }
 _LOADERS: dict[str, Callable[..., Tokenizer]] = {
@@ -62,6 +62,7 @@ def build_tokenizer(
         vocab_file: A published vocabulary (``word``), a trained model (``sentencepiece``), or a
             BERT vocabulary (``wordpiece``, needed).
         lowercase: ``wordpiece``: whether the vocabulary is uncased (default true).
+            ``sentencepiece``: whether to learn one that is (default false).
 
     Raises:
         UserError: Unknown kind, an option that the kind does not have or needs, or a vocabulary
@@ -126,6 +127,10 @@ def _check_options(kind: str, options: dict[str, Any]) -> None:
             raise UserError(
                 f"tokenizer {kind!r} has no option {name}; it takes {', '.join(_OPTIONS[kind])}"
             )
+    if kind == "sentencepiece" and {"vocab_file", "lowercase"} <= options.keys():
+        raise UserError(
+            "a trained SentencePiece model folds case or not; leave out lowercase or vocab_file"
+        )
     if kind == "wordpiece" and "vocab_file" not in options:
         raise UserError("tokenizer 'wordpiece' needs vocab_file: the vocab.txt of a BERT model")
     if kind == "sentencepiece" and not {"vocab_file", "vocab_size"} & options.keys():

@@ -62,6 +62,7 @@ class SentencePieceTokenizer:
         *,
         vocab_size: int,
         model_type: Literal["unigram", "bpe"] = "unigram",
+        lowercase: bool = False,
     ) -> "SentencePieceTokenizer":
         """Train a model on the first two million texts.
 
@@ -69,6 +70,7 @@ class SentencePieceTokenizer:
             texts: The training texts.
             vocab_size: Number of ids, special tokens included.
             model_type: ``"unigram"`` or ``"bpe"``.
+            lowercase: Fold case before anything else, now and whenever the model is used.
 
         Raises:
             UserError: The texts cannot give a vocabulary of this size.
@@ -81,6 +83,7 @@ class SentencePieceTokenizer:
                 model_writer=model,
                 vocab_size=vocab_size,
                 model_type=model_type,
+                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
                 bos_id=0,
                 eos_id=1,
                 unk_id=2,

@@ -1,0 +1,289 @@
+"""Three writers of paraphrases at equal training time: autoregressive, as published, recommended.
+
+Command: python -m benchmarks.paraphrase --train train.jsonl --valid valid.jsonl --runs DIRECTORY
+    [--seconds 1800] [--sources 100] [--candidates 10] [--writers NAME ...] [--output FILE]
+
+All three have the size, the batches, the tokenizer and the processor time (seconds of all threads)
+of ``experiments/qqp.py --scale small``. The cost of a step is measured first, on a short run of
+each; compilation, validation and previews are left out of it.
+
+- autoregressive: a causal Transformer of the same blocks; greedy, or with several candidates
+  sampled at temperature 0.7.
+- published: DiffuSeq's loss over all positions, loss-aware timesteps, no self-conditioning, no
+  bias by distance; 2000 ancestral steps of the larger variance, estimates not clamped.
+- recommended: the experiment as it stands, 20 steps.
+
+The first candidate of each source makes the line of one candidate, as a candidate depends on seed,
+source and its own number alone; of several one is chosen by minimum Bayes risk with BLEU. Speed
+counts whole batches after the first one, which compiles; a writer that is done within a minute
+writes a second time and that is counted. One JSON line per writer and number of candidates is
+appended. A training that was stopped goes on when the same command is given again.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jax
+
+import diffusion_jax
+from diffusion_jax import experiment
+from diffusion_jax.autoregressive_run import TrainedAutoregressive, train_autoregressive
+from diffusion_jax.config import AutoregressiveRunConfig, ExperimentConfig, SampleConfig
+from diffusion_jax.config.control import AUTOREGRESSIVE_OPTIM
+from diffusion_jax.config_io import load_experiment
+from diffusion_jax.evaluate.presets import PRESETS
+from diffusion_jax.generate import Generator
+from diffusion_jax.mbr import RULES, mbr_select
+from diffusion_jax.scale.host_memory import keep_freed_memory
+from diffusion_jax.text.corpora import open_corpus
+from diffusion_jax.train.events import StepEvent
+from diffusion_jax.train.progress import ProgressReport
+
+EXPERIMENT = Path(__file__).parents[1] / "experiments" / "qqp.py"
+WRITERS = ("autoregressive", "published", "recommended")
+TRIAL_STEPS, WARM_STEPS = 40, 10
+TEMPERATURE = 0.7
+BATCH_SIZE = 100
+AGAIN_BELOW_SECONDS = 60.0
+Config = ExperimentConfig | AutoregressiveRunConfig
+
+
+class Clock(ProgressReport):
+    """Reports progress and remembers the processor time after every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def __call__(self, event: StepEvent) -> None:
+        """Look at the clock, then report."""
+        self.times.append(time.process_time())
+        super().__call__(event)
+
+
+def configured(writer: str, arguments: argparse.Namespace) -> Config:
+    """Return a writer's configuration; its number of steps is set later."""
+    config = load_experiment(EXPERIMENT, scale="small")
+    config = replace(
+        config,
+        data=replace(config.data, corpus=arguments.train, validation=arguments.valid),
+        train=replace(config.train, seed=arguments.seed, validate_every=0, preview_every=0),
+    )
+    if writer == "recommended":
+        return replace(config, sample=replace(config.sample, steps=20))
+    model = config.model
+    if writer == "published":
+        return replace(
+            config,
+            model=replace(model, self_conditioning=False, relative_positions="none"),
+            diffusion=replace(
+                config.diffusion,
+                timestep_sampler="loss_aware",
+                self_cond_rate=0.0,
+                positions="all",
+            ),
+            sample=SampleConfig(steps=2000, variance="fixed_large", clamp="none"),
+        )
+    shape = {
+        name: getattr(model, name)
+        for name in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "dropout", "remat")
+    }
+    run = AutoregressiveRunConfig(
+        data=config.data, tokenizer=config.tokenizer, optim=AUTOREGRESSIVE_OPTIM, train=config.train
+    )
+    return replace(run, model=replace(run.model, **shape, attention_dropout=0.0))
+
+
+def train(config: Config, workdir: Path, report: Clock | None = None) -> str | None:
+    """Train, or go on; return the signal that stopped it, if any."""
+    if isinstance(config, ExperimentConfig):
+        return experiment.train(config, workdir, resume=True, report=report).fit.stopped_by
+    return train_autoregressive(config, workdir, resume=True, report=report).fit.stopped_by
+
+
+def with_steps(config: Config, steps: int) -> Config:
+    """Return the configuration with another length, saved a few times on the way."""
+    warmup = min(config.optim.warmup_steps, steps // 10)
+    return replace(
+        config,
+        train=replace(config.train, steps=steps, checkpoint_every=max(1, steps // 8)),
+        optim=replace(config.optim, warmup_steps=warmup),
+    )
+
+
+def seconds_per_step(config: Config) -> float:
+    """Return the processor time of one step, from a run that is thrown away."""
+    clock = Clock()
+    with TemporaryDirectory() as folder:
+        train(with_steps(config, TRIAL_STEPS), Path(folder) / "trial", clock)
+    times = clock.times[WARM_STEPS:]
+    return median(after - before for before, after in pairwise(times))
+
+
+def trained(writer: str, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Train a writer for the processor time asked for; return its directory and what it took."""
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    workdir = arguments.runs / f"{writer}-seed{arguments.seed}"
+    record = workdir.with_suffix(".json")
+    config = configured(writer, arguments)
+    if record.exists():
+        plan = json.loads(record.read_text())
+    else:
+        each = seconds_per_step(config)
+        plan = {"train_steps": max(1, int(arguments.seconds / each)), "step_cpu_s": round(each, 4)}
+        record.write_text(json.dumps(plan))
+    if stopped_by := train(with_steps(config, plan["train_steps"]), workdir):
+        raise SystemExit(f"{writer}: stopped by {stopped_by}; the same command goes on")
+    return workdir, plan
+
+
+def writing(
+    writer: str, workdir: Path, arguments: argparse.Namespace
+) -> Callable[[Sequence[str], int], list[list[str]]]:
+    """Return a function from sources and a number of candidates C to texts [S][C].
+
+    It calls ``arguments.arrived`` with the number of sources that are done.
+    """
+    if writer == "autoregressive":
+        model = TrainedAutoregressive.load(workdir)
+
+        def write(sources: Sequence[str], count: int) -> list[list[str]]:
+            heat = 0.0 if count == 1 else TEMPERATURE
+            written = [model.generate(sources, temperature=heat, seed=i) for i in range(count)]
+            arguments.arrived(len(sources))
+            return [list(texts) for texts in zip(*written)]
+
+        return write
+    generator = Generator.from_checkpoint(workdir)
+
+    def generate(sources: Sequence[str], count: int) -> list[list[str]]:
+        found = []
+        for generation in generator.generate(
+            sources,
+            num_candidates=count,
+            batch_size=BATCH_SIZE,
+            seed=arguments.seed,
+        ):
+            found.append(list(generation.candidates))
+            arguments.arrived(len(found))
+        return found
+
+    return generate
+
+
+class Stopwatch:
+    """Sources per second over the batches after the first one."""
+
+    def __init__(self, first_batch: int) -> None:
+        self._first_batch = first_batch
+        self._began = time.perf_counter()
+        self._marks: list[tuple[int, float]] = []
+
+    def arrived(self, count: int) -> None:
+        """Note that ``count`` sources are done."""
+        self._marks.append((count, time.perf_counter()))
+
+    def rate(self) -> float:
+        """Return sources per second, without the first batch where there are several."""
+        done, ended = self._marks[-1]
+        first = [mark for mark in self._marks if mark[0] == self._first_batch]
+        if not first or first[0][0] == done:
+            return done / (ended - self._began)
+        return (done - first[0][0]) / (ended - first[0][1])
+
+    def seconds(self) -> float:
+        """Return the time since the beginning."""
+        return time.perf_counter() - self._began
+
+
+def timed(
+    write: Callable[[Sequence[str], int], list[list[str]]],
+    sources: Sequence[str],
+    count: int,
+    arguments: argparse.Namespace,
+) -> tuple[list[list[str]], float]:
+    """Write; return the texts and the sources per second."""
+    watch = Stopwatch(BATCH_SIZE // count)
+    arguments.arrived = watch.arrived
+    texts = write(sources, count)
+    if watch.seconds() > AGAIN_BELOW_SECONDS:
+        return texts, watch.rate()
+    began = time.perf_counter()
+    texts = write(sources, count)
+    return texts, len(sources) / (time.perf_counter() - began)
+
+
+def figures(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Return corpus BLEU, ROUGE-L, dist-1 and length, and BLEU as DiffuSeq computes it."""
+    standard, published = PRESETS["standard"].metrics, PRESETS["diffuseq"].metrics
+    found = {
+        name: standard[name](texts, references) for name in ("bleu", "rouge_l", "dist_1", "length")
+    }
+    return {**found, "diffuseq_bleu": published["bleu"](texts, references)}
+
+
+def measure(writer: str, arguments: argparse.Namespace) -> None:
+    """Train one writer, let it write, and append what came of it."""
+    workdir, plan = trained(writer, arguments)
+    pairs = list(open_corpus(arguments.valid, task="pair", size=arguments.sources))
+    sources, references = [pair.src for pair in pairs], [pair.trg for pair in pairs]
+    write = writing(writer, workdir, arguments)
+    several, rate = timed(write, sources, arguments.candidates, arguments)
+    chosen = mbr_select(several, RULES["standard"].utility)
+    best = [texts[int(index)] for texts, index in zip(several, chosen)]
+    if writer == "autoregressive":
+        one, one_rate = timed(write, sources, 1, arguments)
+    else:
+        # A row costs what it costs, whatever source it belongs to.
+        one, one_rate = [texts[:1] for texts in several], rate * arguments.candidates
+    first = [texts[0] for texts in one]
+    for count, texts, speed in ((1, first, one_rate), (arguments.candidates, best, rate)):
+        row = {
+            "writer": writer,
+            "candidates": count,
+            "budget_cpu_s": arguments.seconds,
+            **plan,
+            "seed": arguments.seed,
+            "sources": len(sources),
+            **{name: round(value, 4) for name, value in figures(texts, references).items()},
+            "sources_per_s": speed,
+            "examples": [f"{a} => {b}" for a, b in zip(sources[:5], texts)],
+            "machine": platform.machine(),
+            "jax": jax.__version__,
+            "diffusion_jax": diffusion_jax.__version__,
+        }
+        print(json.dumps(row), flush=True)
+        if arguments.output:
+            with arguments.output.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    """Measure the writers that were named, one after the other."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--train", required=True, help="JSON lines of pairs")
+    parser.add_argument("--valid", required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--writers", nargs="+", choices=WRITERS, default=WRITERS)
+    parser.add_argument("--seconds", type=float, default=1800.0, help="processor time of training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sources", type=int, default=100)
+    parser.add_argument("--candidates", type=int, default=10)
+    parser.add_argument("--output", type=Path, help="JSON lines file to append to")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    for writer in arguments.writers:
+        measure(writer, arguments)
+
+
+if __name__ == "__main__":
+    main()
