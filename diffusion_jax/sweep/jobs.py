@@ -36,8 +36,8 @@ def load_jobs(path: str, scale: str = "full") -> list[Job]:
     if not file.is_file() or file.suffix != ".py":
         raise UserError(f"sweep file {path} does not exist or is no .py file")
     try:
-        build = runpy.run_path(str(file), run_name="diffusion_jax_sweep").get("jobs")
-        jobs = list(build(scale)) if callable(build) else None
+        build: Any = runpy.run_path(str(file), run_name="diffusion_jax_sweep").get("jobs")
+        jobs = list(build(scale)) if build is not None else None
     except Exception as error:
         detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: {detail}") from error

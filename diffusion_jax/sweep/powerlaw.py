@@ -88,8 +88,9 @@ def fit_power_law(
         raise UserError("a power law needs finite, positive values; look at the results")
 
     def fit(chosen: np.ndarray) -> np.ndarray:
-        floor = _best_floor(*chosen) if fit_floor else 0.0
-        return np.append(_line(*chosen, floor), floor)
+        xs, ys = chosen
+        floor = _best_floor(xs, ys) if fit_floor else 0.0
+        return np.append(_line(xs, ys, floor), floor)
 
     slope, intercept, floor = fit(points)
     logs = np.log(points[1] - floor) - (intercept + slope * np.log(points[0]))

@@ -48,7 +48,7 @@ def fit_records(
         "y": y,
         "points": [{"job": r.get("job"), "x": a, "y": b} for r, a, b in zip(records, xs, ys)],
     }
-    options = {"refits": refits, "seed": seed}
+    options: dict[str, Any] = {"refits": refits, "seed": seed}
     if budget and all(budget in record for record in records):
         budgets, sizes = column(records, budget), column(records, size)
         for point, c, n in zip(report["points"], budgets, sizes):
@@ -93,7 +93,8 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
         chosen = [p for p in report["points"] if p.get("size", 0) == size]
         label = f"{size:,.0f} parameters" if size else None
         axes.plot([p["x"] for p in chosen], [p["y"] for p in chosen], "o", label=label)
-    xs = np.geomspace(*(f(p["x"] for p in report["points"]) for f in (min, max)), 100)
+    sizes = [point["x"] for point in report["points"]]
+    xs = np.geomspace(min(sizes), max(sizes), 100)
     low, high = law.exponent_interval
     axes.plot(xs, law(xs), "k-", lw=1,
               label=f"exponent {law.exponent:.3f} [{low:.3f}, {high:.3f}]")  # fmt: skip

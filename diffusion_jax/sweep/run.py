@@ -22,7 +22,7 @@ from diffusion_jax.scale.mesh import make_mesh, place_batch
 from diffusion_jax.sweep.collect import RESULT_FILE
 from diffusion_jax.sweep.jobs import Job
 from diffusion_jax.text.grammar import load_grammar
-from diffusion_jax.text.loader import EvalLoader
+from diffusion_jax.text.loader import EvalLoader, RowTable
 from diffusion_jax.train.progress import ProgressReport
 from diffusion_jax.train.validation import make_validation
 
@@ -63,6 +63,7 @@ def run_jobs(
             say(f"{prefix}: finished before")
             continue
         begun = time.monotonic()
+        measured: dict[str, Any] | None
         try:
             measured = _measure(
                 train(job.config, where, resume=True, report=_quiet()), bound_rows, bound_timesteps
@@ -91,7 +92,8 @@ def _measure(result: TrainResult, bound_rows: int, bound_timesteps: int) -> dict
     config, state = result.config, result.fit.state
     if int(state.step) < config.train.steps:
         return None
-    if result.data.validation is None:
+    held_out = result.data.validation
+    if held_out is None:
         raise UserError("a sweep compares validation losses; give its jobs a validation corpus")
     program, params = Program.build(config), result.generator.params
     spec, length = config.model, config.data.length
@@ -99,7 +101,7 @@ def _measure(result: TrainResult, bound_rows: int, bound_timesteps: int) -> dict
     bound = corpus_bound(
         program,
         params,
-        result.data.validation,
+        held_out,
         result.data.tokenizer,
         num_rows=bound_rows,
         num_timesteps=bound_timesteps,
@@ -114,7 +116,7 @@ def _measure(result: TrainResult, bound_rows: int, bound_timesteps: int) -> dict
         "rows": rows,
         "tokens": rows * length,
         "flops": float(rows * flops),
-        **_validation_losses(program, params, result),
+        **_validation_losses(program, params, held_out),
         **{f"bound_{name}": value for name, value in bound._asdict().items()},
         **_entropy(config),
         "model": asdict(spec),
@@ -125,10 +127,10 @@ def _measure(result: TrainResult, bound_rows: int, bound_timesteps: int) -> dict
     }
 
 
-def _validation_losses(program: Program, params: Any, result: TrainResult) -> dict[str, float]:
+def _validation_losses(program: Program, params: Any, held_out: RowTable) -> dict[str, float]:
     config = program.config
     batches = EvalLoader(
-        result.data.validation,
+        held_out,
         config.train.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

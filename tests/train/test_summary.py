@@ -71,4 +71,6 @@ def test_the_summary_is_shown_in_words():
     assert lines[1] == "100 tokens/s"
     summary = run_summary(SECONDS, steps=5, tokens=1000, flops=2e9, peak_flops_per_second=4e8)
     show_summary(summary, lines.append)
-    assert lines[3].startswith("100 tokens/s, 0.2 GFLOP/s in matrix products, 50.0% of what was measured")
+    assert lines[3].startswith(
+        "100 tokens/s, 0.2 GFLOP/s in matrix products, 50.0% of what was measured"
+    )
