@@ -43,7 +43,7 @@ from diffusion_jax.config_io import load_experiment
 from diffusion_jax.evaluate.presets import PRESETS
 from diffusion_jax.generate import Generator
 from diffusion_jax.mbr import RULES, mbr_select
-from diffusion_jax.scale.host_memory import keep_freed_memory
+from diffusion_jax.scale.host_memory import keep_freed_memory, restart_with_huge_pages
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.train.events import StepEvent
 from diffusion_jax.train.progress import ProgressReport
@@ -280,6 +280,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=10)
     parser.add_argument("--output", type=Path, help="JSON lines file to append to")
     arguments = parser.parse_args()
+    restart_with_huge_pages()
     keep_freed_memory()
     for writer in arguments.writers:
         measure(writer, arguments)

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -20,7 +21,8 @@ class Contender(NamedTuple):
 
     Attributes:
         framework: "jax", "torch", or "peak" (a matrix product, by jax).
-        keeps_memory: freed memory stays with the process, as the command line of ours has it.
+        keeps_memory: freed memory stays with the process and pages are huge, as our command line
+            has it (``diffusion_jax.scale.host_memory``).
         part: "train" or "reverse".
     """
 
@@ -44,10 +46,13 @@ class _Worker:
 
     def __init__(self, contender: Contender, size: Size) -> None:
         context = multiprocessing.get_context("spawn")
+        self._keeps_memory = contender.keeps_memory
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, contender, size), daemon=True)
 
     def __enter__(self) -> Callable[[], Sample]:
+        # A process reads this when it begins, and it begins with the environment of this one.
+        os.environ["GLIBC_TUNABLES"] = f"glibc.malloc.hugetlb={int(self._keeps_memory)}"
         self._process.start()
         return self._run
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.scale.host_memory import keep_freed_memory
+from diffusion_jax.scale.host_memory import keep_freed_memory, restart_with_huge_pages
 from diffusion_jax.version import __version__
 
 COMMANDS = {
@@ -39,6 +39,13 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 # What the operating system refuses because of a path that the user gave.
 _BAD_PATH = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError)
+
+
+def entry() -> int:
+    """Be the program ``diffusion-jax``: ``main``, in a process of our own."""
+    if not {"-h", "--help", "--version"} & set(sys.argv[1:]) and len(sys.argv) > 1:
+        restart_with_huge_pages()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
