@@ -7,6 +7,12 @@ from diffusion_jax.config.checks import require
 
 Way = Literal["anchor", "gradient"]
 
+_IGNORED = {
+    "auto": ("through",),
+    "adagrad": ("scale",),
+    "gradient": ("learning_rate", "updates", "fluency_weight", "reset", "noise"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceConfig:
@@ -15,20 +21,23 @@ class GuidanceConfig:
     Every objective is a mean: nats per wanted attribute, tag, chart cell or word.
 
     Attributes:
-        method: "adagrad" (K updates of every state, with a fluency term) or "gradient" (one shift
-            of the step's mean by its variance, Dhariwal and Nichol 2021).
+        method: "adagrad" (K updates of every state, with a fluency term), "gradient" (one shift of
+            the step's mean by its variance, Dhariwal and Nichol 2021), or "auto", what was measured
+            best: attributes by "gradient" through the denoiser, all else by "adagrad" at the noisy
+            state.
         learning_rate: Adagrad's step size. Published: 0.05 to 0.2.
-        updates: K, Adagrad updates per diffusion step; 0 is no guidance. Published: 3.
+        updates: K, Adagrad updates per diffusion step; 0 is no update. Published: 3.
         fluency_weight: pull toward the step's mean. Published: 0.01 for attributes and lengths,
             1e-4 for parts of speech, 5e-4 for trees, 0.1 for spans.
         reset: when Adagrad's accumulator starts again: every "update" (the published program),
             every diffusion "step" (the paper), or "never".
-        scale: factor of the gradient with the method "gradient"; 1 aims at the posterior.
+        scale: factor of the gradient of "gradient". An objective is a mean, so its posterior is
+            aimed at by the number of things that are wanted; more sharpens it.
         lowest: least noisy share of the schedule that is guided, in [0, 1). Published: 0.05.
         highest: most noisy share that is guided, in (0, 1].
         noise: Langevin noise after every update, in units of the step's sigma.
         through: differentiate "classifier" (at the noisy state, as published) or "denoiser" (at
-            the estimate of x_start, through the network).
+            the estimate of x_start, through the network); "auto" has its own answer.
         length_by: put END and padding in place ("anchor") or climb their probability ("gradient").
         keep_by: the same for the words of a template.
         attribute_weight: weight of attributes.
@@ -39,12 +48,12 @@ class GuidanceConfig:
         keyword_weight: weight of keywords.
     """
 
-    method: Literal["adagrad", "gradient"] = "adagrad"
+    method: Literal["auto", "adagrad", "gradient"] = "auto"
     learning_rate: float = 0.1
     updates: int = 3
-    fluency_weight: float = 0.01
+    fluency_weight: float = 5e-4
     reset: Literal["update", "step", "never"] = "update"
-    scale: float = 1.0
+    scale: float = 10.0
     lowest: float = 0.05
     highest: float = 1.0
     noise: float = 0.0
@@ -69,10 +78,6 @@ class GuidanceConfig:
         for name in ("attribute", "pos", "tree", "span", "word", "keyword"):
             value = getattr(self, f"{name}_weight")
             require(value >= 0, f"{name}_weight", value, "0 or more")
-        if self.method == "gradient":
-            default = GuidanceConfig()
-            for name in ("learning_rate", "updates", "fluency_weight", "reset", "noise"):
-                same = getattr(self, name) == getattr(default, name)
-                require(same, name, getattr(self, name), 'nothing with method "gradient"')
-        else:
-            require(self.scale == 1.0, "scale", self.scale, 'nothing with method "adagrad"')
+        for name in _IGNORED[self.method]:
+            same = getattr(self, name) == getattr(type(self), name)
+            require(same, name, getattr(self, name), f'nothing with method "{self.method}"')

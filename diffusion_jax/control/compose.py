@@ -4,7 +4,7 @@ What is wanted is a row of every array, so one compiled program serves all targe
 kinds of controls, and the rows of a batch may want different things.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from diffusion_jax.guidance import (
     estimate_posterior,
     fixed_words,
     gradient_guidance,
+    in_turn,
     keywords,
     latent_posterior,
     on_estimate,
@@ -43,6 +44,8 @@ from diffusion_jax.text.trees import parse_tree
 from diffusion_jax.types import DenoiseFn, Guidance, LogProbFn, Params, StepInfo, StepOutput
 
 FREE = -1
+# What "auto" does not steer at the noisy state: what a text says is told late, and by few words.
+_THROUGH_DENOISER = ("attribute",)
 _NEEDS = {"attributes": "attribute", "pos": "pos", "tree": "tree", "spans": "tree"}
 _LOG_PROBS = {"attribute": attribute_log_prob, "pos": pos_log_prob, "tree": tree_log_prob}
 
@@ -273,34 +276,56 @@ def make_guidance(
         if not wanted.wishes:
             return None
         head = model.head(params)
-        if options.through == "denoiser":
-            posterior = estimate_posterior(head, denoise, self_condition=self_condition)
-        else:
-            posterior = latent_posterior(head.weight)
-        objectives: dict[str, Objective] = {}
-        for kind, log_prob in log_probs(wanted, classifiers).items():
-            if options.through == "denoiser":
-                objectives[kind] = on_estimate(log_prob, denoise, self_condition=self_condition)
+        functions = log_probs(wanted, classifiers)
+
+        def objective(kinds: Iterable[str], through: str) -> Objective:
+            if through == "denoiser":
+                posterior = estimate_posterior(head, denoise, self_condition=self_condition)
             else:
-                objectives[kind] = on_latent(log_prob)
-        for kind, wish in wanted.wishes.items():
-            if kind not in objectives:
-                objectives[kind] = _word_objective(kind, posterior, wish.targets)
-        objective = _sum_by_row([(wanted.wishes[kind].weight, o) for kind, o in objectives.items()])
+                posterior = latent_posterior(head.weight)
+            terms = []
+            for kind in kinds:
+                wish = wanted.wishes[kind]
+                if kind not in functions:
+                    term = _word_objective(kind, posterior, wish.targets)
+                elif through == "denoiser":
+                    term = on_estimate(functions[kind], denoise, self_condition=self_condition)
+                else:
+                    term = on_latent(functions[kind])
+                terms.append((wish.weight, term))
+            return _sum_by_row(terms)
+
         window = {"min_t": min_t, "max_t": max_t, "anchor": anchor}
-        if options.method == "gradient":
-            return gradient_guidance(objective, scale=options.scale, **window)
-        return adagrad_guidance(
-            objective,
-            learning_rate=options.learning_rate,
-            num_updates=options.updates,
-            fluency_weight=options.fluency_weight,
-            reset=options.reset,
-            noise_scale=options.noise,
-            **window,
-        )
+        guides = []
+        for (method, through), kinds in _ways(wanted.wishes, options).items():
+            if method == "gradient":
+                guide = gradient_guidance(objective(kinds, through), scale=options.scale, **window)
+            else:
+                guide = adagrad_guidance(
+                    objective(kinds, through),
+                    learning_rate=options.learning_rate,
+                    num_updates=options.updates,
+                    fluency_weight=options.fluency_weight,
+                    reset=options.reset,
+                    noise_scale=options.noise,
+                    **window,
+                )
+            guides.append(guide)
+        return in_turn(*guides)
 
     return guidance
+
+
+def _ways(kinds: Iterable[str], options: GuidanceConfig) -> dict[tuple[str, str], list[str]]:
+    """Return (method, through) -> the kinds of control that go that way, in the order they act."""
+    ways: dict[tuple[str, str], list[str]] = {}
+    for kind in sorted(kinds, key=lambda kind: kind not in _THROUGH_DENOISER):
+        way = (options.method, options.through)
+        if options.method == "auto":
+            through_denoiser = kind in _THROUGH_DENOISER
+            way = ("gradient", "denoiser") if through_denoiser else ("adagrad", "classifier")
+        ways.setdefault(way, []).append(kind)
+    return ways
 
 
 def _word_objective(kind: str, posterior: TokenPosterior, targets: jax.Array) -> Objective:

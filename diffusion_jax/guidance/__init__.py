@@ -14,6 +14,7 @@ from diffusion_jax.guidance.objectives import (
     keywords,
     latent_posterior,
 )
+from diffusion_jax.guidance.sequence import in_turn
 
 __all__ = [
     "Objective",
@@ -26,6 +27,7 @@ __all__ = [
     "fixed_length",
     "fixed_words",
     "gradient_guidance",
+    "in_turn",
     "keywords",
     "label_log_prob",
     "latent_posterior",

@@ -19,6 +19,8 @@ from diffusion_jax.cli import main
 
 SAMPLING = ("--sampler", "ddim", "--eta", "1", "--steps", "200", "--clamp", "all", "-n", "50")
 PUBLISHED = (
+    "--guidance.method",
+    "adagrad",
     "--guidance.learning-rate",
     "0.1",
     "--guidance.fluency-weight",

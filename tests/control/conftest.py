@@ -59,5 +59,5 @@ def controller(untrained):
     generator = Generator.from_checkpoint(untrained, clamp="none")
     classifiers = {t: untrained_classifier(generator, t) for t in ("attribute", "pos", "tree")}
     # The chain has few steps: guide all of them.
-    options = GuidanceConfig(lowest=0.0, learning_rate=0.3)
+    options = GuidanceConfig(method="adagrad", fluency_weight=0.01, lowest=0.0, learning_rate=0.3)
     return Controller.build(generator, classifiers, options, Holes(max_hole=3))

@@ -14,6 +14,7 @@ from diffusion_jax.control.compose import (
     Plan,
     Wanted,
     Wish,
+    _ways,
     log_probs,
     make_guidance,
     plan_wishes,
@@ -91,7 +92,9 @@ def test_no_updates_is_no_guidance_bit_for_bit(controller):
 
 def one_guided_step(controller, target, **changes):
     """Return what was wanted, a state before and after one guided step, and the step."""
-    options = dataclasses.replace(controller.options, learning_rate=0.02, **changes)
+    # Plain gradients have no such step.
+    small = {} if changes.get("method") == "gradient" else {"learning_rate": 0.02}
+    options = dataclasses.replace(controller.options, **small, **changes)
     plan = controller.layouts(target)[0]
     wishes = plan_wishes(
         plan, controller.classifiers, controller.tokenizer, controller.length, options
@@ -217,13 +220,53 @@ def test_classifiers_of_other_embeddings_or_one_task_are_refused(
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"lowest": 0.5, "highest": 0.4}, "highest"),
         ({"method": "gradient", "updates": 5}, 'nothing with method "gradient"'),
-        ({"scale": 2.0}, 'nothing with method "adagrad"'),
+        ({"method": "adagrad", "scale": 2.0}, 'nothing with method "adagrad"'),
+        ({"through": "denoiser"}, 'nothing with method "auto"'),
         ({"tree_weight": -1.0}, "tree_weight"),
     ],
 )
 def test_guidance_options_are_checked(options, message):
     with pytest.raises(UserError, match=message):
         GuidanceConfig(**options)
+
+
+def test_auto_is_the_gradient_for_attributes_and_adagrad_for_the_rest(controller):
+    auto = {"method": "auto", "fluency_weight": 0.01}
+    gradient = {"method": "gradient", "through": "denoiser"}
+    plain = dataclasses.replace(GuidanceConfig(), lowest=0.0)
+    only_gradient = controller.with_options(
+        **{name: getattr(plain, name) for name in ("learning_rate", "fluency_weight")}
+    )
+    _, before, after, *_ = one_guided_step(controller, ATTRIBUTE, **auto)
+    _, _, by_gradient, *_ = one_guided_step(only_gradient, ATTRIBUTE, **gradient)
+    np.testing.assert_array_equal(after, by_gradient)
+    assert not np.array_equal(before, after)
+    tags = make_target(pos="DET NOUN AUX * PUNCT")
+    _, _, after, *_ = one_guided_step(controller, tags, **auto)
+    _, _, by_adagrad, *_ = one_guided_step(controller, tags)
+    np.testing.assert_array_equal(after, by_adagrad)
+
+
+@pytest.mark.parametrize(
+    ("options", "ways"),
+    [
+        (
+            {},
+            {
+                ("gradient", "denoiser"): ["attribute"],
+                ("adagrad", "classifier"): ["pos", "words"],
+            },
+        ),
+        (
+            {"method": "adagrad", "through": "denoiser"},
+            {("adagrad", "denoiser"): ["attribute", "pos", "words"]},
+        ),
+        ({"method": "gradient"}, {("gradient", "classifier"): ["attribute", "pos", "words"]}),
+    ],
+)
+def test_each_kind_of_control_goes_its_way(options, ways):
+    found = _ways(["pos", "attribute", "words"], GuidanceConfig(**options))
+    assert list(found.items()) == list(ways.items())
 
 
 def test_samples_go_to_the_layouts_that_the_model_likes():

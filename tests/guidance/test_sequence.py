@@ -1,0 +1,47 @@
+"""Several guides on one chain move it as they would one after the other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.guidance import in_turn
+from diffusion_jax.types import Guidance
+
+X = jnp.arange(12.0).reshape(2, 3, 2)
+
+
+def counting(factor):
+    """Multiply the state, count the steps, and add noise of the keys."""
+
+    def apply(keys, x, state, info, output):
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+        return factor * x + noise, state + 1
+
+    return Guidance(lambda x: jnp.zeros((), jnp.int32), apply)
+
+
+def test_one_guide_is_itself():
+    guide = counting(2.0)
+    assert in_turn(guide) is guide
+
+
+def test_each_sees_the_state_that_the_one_before_left(key):
+    both = in_turn(counting(2.0), counting(-3.0))
+    keys = jax.random.split(key, 2)
+    states = both.init(X)
+    moved, states = both.apply(keys, X, states, None, None)
+    assert [int(state) for state in states] == [1, 1]
+
+    def noise(number):
+        own = jax.vmap(lambda k: jax.random.fold_in(k, number))(jax.random.clone(keys))
+        return jax.vmap(lambda k: jax.random.normal(k, X.shape[1:]))(own)
+
+    np.testing.assert_allclose(moved, -3.0 * (2.0 * X + noise(0)) + noise(1), rtol=1e-6)
+    assert not np.allclose(noise(0), noise(1))
+
+
+def test_there_is_at_least_one():
+    with pytest.raises(UserError, match="at least one guide"):
+        in_turn()
