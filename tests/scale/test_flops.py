@@ -1,5 +1,7 @@
 """Operations counted from the traced program against those counted by hand."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -55,3 +57,12 @@ def test_a_training_step_is_counted_within_five_per_cent(microbatches):
     counted = step_flops(SPEC, microbatches=microbatches)
     # Nothing wants the gradient of the time features, nor that of x_start in the rounding loss.
     assert counted == pytest.approx(8 * train_flops(SPEC, 16), rel=0.05)
+
+
+def test_self_conditioning_costs_its_share_of_a_forward_pass():
+    spec = replace(SPEC, self_conditioning=True)
+    never, half, always = (train_flops(spec, 16, self_cond_rate=r) for r in (0.0, 0.5, 1.0))
+    assert always - never == network_flops(spec, 16)
+    assert half == (never + always) / 2
+    # A trace has both sides of the branch, and counts the dearer.
+    assert step_flops(spec, self_cond_rate=0.5) == pytest.approx(8 * always, rel=0.05)
