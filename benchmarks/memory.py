@@ -3,6 +3,7 @@
 import multiprocessing
 
 from benchmarks.sizes import Size
+from benchmarks.workers import Contender, program
 
 NUM_STEPS = 3
 
@@ -15,25 +16,9 @@ def peak_rss_mb(framework: str, size: Size) -> float:
 
 
 def _train_and_measure(framework: str, size: Size) -> float:
-    from benchmarks import jax_programs
-
-    if framework == "torch":
-        import torch
-
-        from benchmarks import torch_model
-
-        step = torch_model.make_train_step(
-            size.spec, jax_programs.NUM_TIMESTEPS, jax_programs.LEARNING_RATE, jax_programs.EMA_RATE
-        )
-        ids = torch.from_numpy(jax_programs.random_ids(size))
-        for _ in range(NUM_STEPS):
-            step(ids)
-    else:
-        import jax
-
-        run, _ = jax_programs.train_program(size)
-        for _ in range(NUM_STEPS):
-            jax.block_until_ready(run())
+    step = program(Contender(framework, keeps_memory=False, part="train"), size)
+    for _ in range(NUM_STEPS):
+        step()
     return _peak_resident_kb() / 1024
 
 

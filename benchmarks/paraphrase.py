@@ -22,7 +22,6 @@ appended. A training that was stopped goes on when the same command is given aga
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,9 +31,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import jax
-
-import diffusion_jax
+from benchmarks.records import record
 from diffusion_jax import experiment
 from diffusion_jax.autoregressive_run import TrainedAutoregressive, train_autoregressive
 from diffusion_jax.config import AutoregressiveRunConfig, ExperimentConfig, SampleConfig
@@ -133,14 +130,14 @@ def trained(writer: str, arguments: argparse.Namespace) -> tuple[Path, dict[str,
     """Train a writer for the processor time asked for; return its directory and what it took."""
     arguments.runs.mkdir(parents=True, exist_ok=True)
     workdir = arguments.runs / f"{writer}-seed{arguments.seed}"
-    record = workdir.with_suffix(".json")
+    plan_file = workdir.with_suffix(".json")
     config = configured(writer, arguments)
-    if record.exists():
-        plan = json.loads(record.read_text())
+    if plan_file.exists():
+        plan = json.loads(plan_file.read_text())
     else:
         each = seconds_per_step(config)
         plan = {"train_steps": max(1, int(arguments.seconds / each)), "step_cpu_s": round(each, 4)}
-        record.write_text(json.dumps(plan))
+        plan_file.write_text(json.dumps(plan))
     if stopped_by := train(with_steps(config, plan["train_steps"]), workdir):
         raise SystemExit(f"{writer}: stopped by {stopped_by}; the same command goes on")
     return workdir, plan
@@ -257,14 +254,8 @@ def measure(writer: str, arguments: argparse.Namespace) -> None:
             **{name: round(value, 4) for name, value in figures(texts, references).items()},
             "sources_per_s": speed,
             "examples": [f"{a} => {b}" for a, b in zip(sources[:5], texts)],
-            "machine": platform.machine(),
-            "jax": jax.__version__,
-            "diffusion_jax": diffusion_jax.__version__,
         }
-        print(json.dumps(row), flush=True)
-        if arguments.output:
-            with arguments.output.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
+        record(row, arguments.output)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ training that was stopped by a signal goes on when the same command is given aga
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-import diffusion_jax
+from benchmarks.records import record
 from diffusion_jax import experiment
 from diffusion_jax.config import ExperimentConfig, TokenizerConfig
 from diffusion_jax.evaluate.overlap import corpus_bleu
@@ -178,14 +177,14 @@ def trained(preset: str, arguments: argparse.Namespace, workdir: Path) -> dict[s
     Raises:
         SystemExit: a signal stopped the training; there is nothing to report yet.
     """
-    record = workdir.with_suffix(".json")
-    if record.exists():
-        plan = json.loads(record.read_text())
+    plan_file = workdir.with_suffix(".json")
+    if plan_file.exists():
+        plan = json.loads(plan_file.read_text())
     else:
         steps, per_step = steps_for(configured(preset, arguments), arguments.seconds)
         plan = {"train_steps": steps, "step_cpu_s": round(per_step, 4), "train_cpu_s": 0.0}
         workdir.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(plan))
+        plan_file.write_text(json.dumps(plan))
     config = configured(preset, arguments)
     steps = plan["train_steps"]
     config = replace(
@@ -197,7 +196,7 @@ def trained(preset: str, arguments: argparse.Namespace, workdir: Path) -> dict[s
     result = experiment.train(config, workdir, resume=True)
     # All of it: compilation, and again for every time that the training was taken up.
     plan["train_cpu_s"] = round(plan["train_cpu_s"] + time.process_time() - began, 1)
-    record.write_text(json.dumps(plan))
+    plan_file.write_text(json.dumps(plan))
     if result.fit.stopped_by is not None:
         raise SystemExit(f"{preset}: training was stopped at step {result.fit.step}")
     return plan
@@ -221,14 +220,8 @@ def measure(preset: str, arguments: argparse.Namespace, runs: Path) -> None:
             "samples": len(texts),
             **options,
             **judge(texts, wanted, attributes),
-            "machine": platform.machine(),
-            "jax": jax.__version__,
-            "diffusion_jax": diffusion_jax.__version__,
         }
-        print(json.dumps(row), flush=True)
-        if arguments.output:
-            with arguments.output.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
+        record(row, arguments.output)
 
 
 def main() -> None:

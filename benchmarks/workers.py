@@ -76,14 +76,14 @@ def _serve(pipe: Connection, contender: Contender, size: Size) -> None:
 
     if contender.keeps_memory:
         keep_freed_memory()
-    program = _program(contender, size)
+    run = program(contender, size)
     while pipe.recv():
         wall, cpu = time.perf_counter(), time.process_time()
-        program()
+        run()
         pipe.send((time.perf_counter() - wall, time.process_time() - cpu))
 
 
-def _program(contender: Contender, size: Size) -> Callable[[], object]:
+def program(contender: Contender, size: Size) -> Callable[[], object]:
     """Return a function that runs the program once and waits for it."""
     from benchmarks import jax_programs
     from benchmarks.measure import matmul_program
