@@ -230,6 +230,7 @@ def test_guidance_options_are_checked(options, message):
         GuidanceConfig(**options)
 
 
+@pytest.mark.slow
 def test_auto_is_the_gradient_for_attributes_and_adagrad_for_the_rest(controller):
     auto = {"method": "auto", "fluency_weight": 0.01}
     gradient = {"method": "gradient", "through": "denoiser"}

@@ -45,6 +45,7 @@ def test_the_head_sees_the_source_alone(key):
     assert np.abs(other - log_probs).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_padding_is_given_and_its_amount_is_learned(run):
     """The loss sees no padding as generated; the head's term is the surprise at the length."""
     stored = Workdir(run).read_config()

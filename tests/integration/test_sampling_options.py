@@ -90,6 +90,7 @@ def v2():
     return Program.build(complete(asked, data.tokenizer)), data
 
 
+@pytest.mark.slow
 def test_training_moves_the_absorbing_state(v2):
     """By its penalty, and by the noise around it; absorbed tokens change the loss."""
     program, data = v2
@@ -116,6 +117,7 @@ def test_training_moves_the_absorbing_state(v2):
     assert np.abs(gradients["as configured"] - gradients["no absorption"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_bound_is_that_of_the_moved_process(v2):
     """Around mu it is the ordinary bound of the model that lives in x - mu."""
     program, data = v2

@@ -48,6 +48,7 @@ def test_who_learns_more_slowly():
     assert factors["embedding"] == 1.0
 
 
+@pytest.mark.slow
 def test_only_the_output_begins_smaller():
     plain, scaled = program(128, 0), program(128, BASE)
     a, b = (p.model.init(jax.random.key(0)) for p in (plain, scaled))
@@ -59,6 +60,7 @@ def test_only_the_output_begins_smaller():
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_the_base_width_changes_nothing():
     a, b = program(BASE, 0), program(BASE, BASE)
     jax.tree.map(np.testing.assert_array_equal, *(p.model.init(jax.random.key(0)) for p in (a, b)))
