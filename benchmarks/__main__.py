@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import jax_programs, memory, rounding_programs, workers
-from benchmarks.measure import Timing, alternate, matmul_program
+from benchmarks.measure import MATMUL_FLOPS, Timing, alternate
 from benchmarks.sizes import BERT_BASE, SMALL, SMOKE, Size
 from benchmarks.workers import Contender
 
@@ -97,8 +97,7 @@ def measure_train(size: Size) -> Iterator[Row]:
     contenders = {name: Contender(*who, part="train") for name, who in CONTENDERS.items()}
     peak = Contender("peak", True, part="train")
     timings = workers.measure({**contenders, "peak": peak}, size)
-    _, peak_flops = matmul_program()
-    peak_rate = peak_flops / timings["peak"].wall_s
+    peak_rate = MATMUL_FLOPS / timings["peak"].wall_s
     for name in contenders:
         timing = timings[name]
         yield {

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_MATMUL_SIZE, _MATMUL_REPEATS = 2048, 8
+MATMUL_FLOPS = 2.0 * _MATMUL_SIZE**3 * _MATMUL_REPEATS
 Sample = tuple[float, float]
 """Seconds by the wall clock, and of the processor."""
 
@@ -65,17 +67,15 @@ def _summary(taken: list[Sample]) -> Timing:
     return Timing(statistics.median(walls), min(walls), min(cpus))
 
 
-def matmul_program(
-    size: int = 2048, repeats: int = 8
-) -> tuple[Callable[[], list[jax.Array]], float]:
-    """Return a float32 matrix product to be timed as the machine's peak, and its FLOPs."""
-    a = jnp.ones((size, size))
+def matmul_program() -> Callable[[], list[jax.Array]]:
+    """Return a float32 matrix product of ``MATMUL_FLOPS``, to be timed as the machine's peak."""
+    a = jnp.ones((_MATMUL_SIZE, _MATMUL_SIZE))
 
     @jax.jit
     def product(a: jax.Array) -> jax.Array:
         return a @ a
 
     def run() -> list[jax.Array]:
-        return [product(a) for _ in range(repeats)]
+        return [product(a) for _ in range(_MATMUL_REPEATS)]
 
-    return run, 2.0 * size**3 * repeats
+    return run

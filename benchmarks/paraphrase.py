@@ -40,7 +40,7 @@ from diffusion_jax.config_io import load_experiment
 from diffusion_jax.evaluate.presets import PRESETS
 from diffusion_jax.generate import Generator
 from diffusion_jax.mbr import RULES, mbr_select
-from diffusion_jax.scale.host_memory import keep_freed_memory, restart_with_huge_pages
+from diffusion_jax.scale.host_memory import use_memory_well
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.train.events import StepEvent
 from diffusion_jax.train.progress import ProgressReport
@@ -143,35 +143,36 @@ def trained(writer: str, arguments: argparse.Namespace) -> tuple[Path, dict[str,
     return workdir, plan
 
 
-def writing(
-    writer: str, workdir: Path, arguments: argparse.Namespace
-) -> Callable[[Sequence[str], int], list[list[str]]]:
-    """Return a function from sources and a number of candidates C to texts [S][C].
+Arrived = Callable[[int], None]
+"""Is told how many sources are done."""
+Write = Callable[[Sequence[str], int, Arrived], list[list[str]]]
+"""(sources, number of candidates C, whom to tell) -> texts [S][C]."""
 
-    It calls ``arguments.arrived`` with the number of sources that are done.
-    """
+
+def writing(writer: str, workdir: Path, seed: int) -> Write:
+    """Return what lets a trained writer write."""
     if writer == "autoregressive":
         model = TrainedAutoregressive.load(workdir)
 
-        def write(sources: Sequence[str], count: int) -> list[list[str]]:
+        def write(sources: Sequence[str], count: int, arrived: Arrived) -> list[list[str]]:
             heat = 0.0 if count == 1 else TEMPERATURE
             written = [model.generate(sources, temperature=heat, seed=i) for i in range(count)]
-            arguments.arrived(len(sources))
+            arrived(len(sources))
             return [list(texts) for texts in zip(*written)]
 
         return write
     generator = Generator.from_checkpoint(workdir)
 
-    def generate(sources: Sequence[str], count: int) -> list[list[str]]:
+    def generate(sources: Sequence[str], count: int, arrived: Arrived) -> list[list[str]]:
         found = []
         for generation in generator.generate(
             sources,
             num_candidates=count,
             batch_size=BATCH_SIZE,
-            seed=arguments.seed,
+            seed=seed,
         ):
             found.append(list(generation.candidates))
-            arguments.arrived(len(found))
+            arrived(len(found))
         return found
 
     return generate
@@ -202,20 +203,14 @@ class Stopwatch:
         return time.perf_counter() - self._began
 
 
-def timed(
-    write: Callable[[Sequence[str], int], list[list[str]]],
-    sources: Sequence[str],
-    count: int,
-    arguments: argparse.Namespace,
-) -> tuple[list[list[str]], float]:
+def timed(write: Write, sources: Sequence[str], count: int) -> tuple[list[list[str]], float]:
     """Write; return the texts and the sources per second."""
     watch = Stopwatch(BATCH_SIZE // count)
-    arguments.arrived = watch.arrived
-    texts = write(sources, count)
+    texts = write(sources, count, watch.arrived)
     if watch.seconds() > AGAIN_BELOW_SECONDS:
         return texts, watch.rate()
     began = time.perf_counter()
-    texts = write(sources, count)
+    texts = write(sources, count, lambda done: None)
     return texts, len(sources) / (time.perf_counter() - began)
 
 
@@ -233,12 +228,12 @@ def measure(writer: str, arguments: argparse.Namespace) -> None:
     workdir, plan = trained(writer, arguments)
     pairs = list(open_corpus(arguments.valid, task="pair", size=arguments.sources))
     sources, references = [pair.src for pair in pairs], [pair.trg for pair in pairs]
-    write = writing(writer, workdir, arguments)
-    several, rate = timed(write, sources, arguments.candidates, arguments)
+    write = writing(writer, workdir, arguments.seed)
+    several, rate = timed(write, sources, arguments.candidates)
     chosen = mbr_select(several, RULES["standard"].utility)
     best = [texts[int(index)] for texts, index in zip(several, chosen)]
     if writer == "autoregressive":
-        one, one_rate = timed(write, sources, 1, arguments)
+        one, one_rate = timed(write, sources, 1)
     else:
         # A row costs what it costs, whatever source it belongs to.
         one, one_rate = [texts[:1] for texts in several], rate * arguments.candidates
@@ -271,8 +266,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=10)
     parser.add_argument("--output", type=Path, help="JSON lines file to append to")
     arguments = parser.parse_args()
-    restart_with_huge_pages()
-    keep_freed_memory()
+    use_memory_well()
     for writer in arguments.writers:
         measure(writer, arguments)
 

@@ -32,7 +32,7 @@ from diffusion_jax.evaluate.overlap import corpus_bleu
 from diffusion_jax.generate import Generator
 from diffusion_jax.program import Program
 from diffusion_jax.quickstart import quickstart_config
-from diffusion_jax.scale.host_memory import keep_freed_memory, restart_with_huge_pages
+from diffusion_jax.scale.host_memory import use_memory_well
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.grammar import load_grammar
 from diffusion_jax.text.loader import Loader
@@ -238,8 +238,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if bool(arguments.train) != bool(arguments.valid):
         parser.error("give --train and --valid together")
-    restart_with_huge_pages()
-    keep_freed_memory()
+    use_memory_well()
     with tempfile.TemporaryDirectory() as folder:
         for preset in arguments.presets:
             print(f"{preset} ...", file=sys.stderr)

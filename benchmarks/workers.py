@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from benchmarks.measure import Sample, alternate_samples
 from benchmarks.sizes import Size
+from diffusion_jax.scale.host_memory import HUGE_PAGES, TUNABLES, keep_freed_memory
 
 CHAIN_STEPS = 4
 REST_SECONDS = 0.3
@@ -52,7 +53,7 @@ class _Worker:
 
     def __enter__(self) -> Callable[[], Sample]:
         # A process reads this when it begins, and it begins with the environment of this one.
-        os.environ["GLIBC_TUNABLES"] = f"glibc.malloc.hugetlb={int(self._keeps_memory)}"
+        os.environ[TUNABLES] = f"{HUGE_PAGES}={int(self._keeps_memory)}"
         self._process.start()
         return self._run
 
@@ -72,8 +73,6 @@ class _Worker:
 
 
 def _serve(pipe: Connection, contender: Contender, size: Size) -> None:
-    from diffusion_jax.scale.host_memory import keep_freed_memory
-
     if contender.keeps_memory:
         keep_freed_memory()
     run = program(contender, size)
@@ -93,7 +92,7 @@ def program(contender: Contender, size: Size) -> Callable[[], object]:
     import jax
 
     if contender.framework == "peak":
-        run, _ = matmul_program()
+        run = matmul_program()
     elif contender.part == "train":
         run, _ = jax_programs.train_program(size)
     else:

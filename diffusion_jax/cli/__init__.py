@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.scale.host_memory import keep_freed_memory, restart_with_huge_pages
+from diffusion_jax.scale.host_memory import use_memory_well
 from diffusion_jax.version import __version__
 
 COMMANDS = {
@@ -41,11 +41,12 @@ EXIT_INTERRUPTED = 130
 _BAD_PATH = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError)
 
 
-def entry() -> int:
-    """Be the program ``diffusion-jax``: ``main``, in a process of our own."""
-    if not {"-h", "--help", "--version"} & set(sys.argv[1:]) and len(sys.argv) > 1:
-        restart_with_huge_pages()
-    return main()
+def entry(arguments: Sequence[str] | None = None) -> int:
+    """Be the program: ``main``, in a process that is ours, so that its allocator is too."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and not {"-h", "--help", "--version"} & set(given):
+        use_memory_well()
+    return main(given)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +93,6 @@ def _run(arguments: Sequence[str]) -> int:
     # Orbax speaks through absl's logger about every array and, at length, about errors that it also
     # raises; our own messages are what a user needs.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    keep_freed_memory()
     return importlib.import_module(f"diffusion_jax.cli.{name.replace('-', '_')}").main(rest)
 
 

@@ -13,10 +13,16 @@ from pathlib import Path
 
 # Of <malloc.h> in the GNU C library.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_TUNABLES = "GLIBC_TUNABLES"
-_HUGE_PAGES = "glibc.malloc.hugetlb"
+TUNABLES = "GLIBC_TUNABLES"
+HUGE_PAGES = "glibc.malloc.hugetlb"
 _SINCE = (2, 35)
 _KERNEL_MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def use_memory_well() -> None:
+    """Do both for a program, before it computes: huge pages, and freed memory kept."""
+    restart_with_huge_pages()
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
@@ -43,13 +49,13 @@ def restart_with_huge_pages() -> None:
     huge pages to all or to nobody, and where ``GLIBC_TUNABLES`` says anything about them already
     (``glibc.malloc.hugetlb=0`` refuses).
     """
-    settings = os.environ.get(_TUNABLES, "")
-    if _HUGE_PAGES in settings or not _gives_huge_pages():
+    settings = os.environ.get(TUNABLES, "")
+    if HUGE_PAGES in settings or not _gives_huge_pages():
         return
-    settings = ":".join(part for part in (settings, f"{_HUGE_PAGES}=1") if part)
+    settings = ":".join(part for part in (settings, f"{HUGE_PAGES}=1") if part)
     # The same process: its number, its files and its signals stay what they are.
     os.execve(
-        sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, _TUNABLES: settings}
+        sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, TUNABLES: settings}
     )
 
 

@@ -4,7 +4,7 @@ import re
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.errors import UserError
@@ -36,8 +36,8 @@ def load_jobs(path: str, scale: str = "full") -> list[Job]:
     if not file.is_file() or file.suffix != ".py":
         raise UserError(f"sweep file {path} does not exist or is no .py file")
     try:
-        build: Any = runpy.run_path(str(file), run_name="diffusion_jax_sweep").get("jobs")
-        jobs = list(build(scale)) if build is not None else None
+        build = runpy.run_path(str(file), run_name="diffusion_jax_sweep").get("jobs")
+        jobs = list(cast(Any, build)(scale)) if callable(build) else None
     except Exception as error:
         detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: {detail}") from error

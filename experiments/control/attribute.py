@@ -15,7 +15,7 @@ Any option of `diffusion-jax evaluate-control` can be added, and wins over the p
 
 import sys
 
-from diffusion_jax.cli import main
+from diffusion_jax.cli import entry
 
 SAMPLING = ("--sampler", "ddim", "--eta", "1", "--steps", "200", "--clamp", "all", "-n", "50")
 PUBLISHED = (
@@ -29,4 +29,4 @@ PUBLISHED = (
 
 if __name__ == "__main__":
     task = () if "--targets" in sys.argv else ("--task", "attribute")
-    sys.exit(main(["evaluate-control", *task, *SAMPLING, *PUBLISHED, *sys.argv[1:]]))
+    sys.exit(entry(["evaluate-control", *task, *SAMPLING, *PUBLISHED, *sys.argv[1:]]))

@@ -86,6 +86,7 @@ def test_jobs_have_names_of_their_own_and_can_be_shared_out():
     ("text", "message"),
     [
         ("x = 1\n", "no function jobs"),
+        ("jobs = []\n", "no function jobs"),
         ("def jobs(scale):\n    raise ValueError('choose full')\n", "choose full"),
         (HEAD + "    return [Job('a', None)] * 2\n", "two jobs"),
         (HEAD + "    return [Job('../a', None)]\n", "job name"),
