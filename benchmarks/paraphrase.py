@@ -4,13 +4,14 @@ Command: python -m benchmarks.paraphrase --train train.jsonl --valid valid.jsonl
     [--seconds 1800] [--sources 100] [--candidates 10] [--writers NAME ...] [--output FILE]
 
 All three have the size, the batches, the tokenizer and the processor time (seconds of all threads)
-of ``experiments/qqp.py --scale small``. The cost of a step is measured first, on a short run of
-each; compilation, validation and previews are left out of it.
+of ``experiments/qqp.py --scale small`` (see ``equal_time``); they do without validation and
+previews.
 
 - autoregressive: a causal Transformer of the same blocks; greedy, or with several candidates
   sampled at temperature 0.7.
 - published: DiffuSeq's loss over all positions, loss-aware timesteps, no self-conditioning, no
-  bias by distance; 2000 ancestral steps of the larger variance, estimates not clamped.
+  bias by distance, full rows with padding of its own making; 2000 ancestral steps of the larger
+  variance, estimates not clamped.
 - recommended: the experiment as it stands, 20 steps.
 
 The first candidate of each source makes the line of one candidate, as a candidate depends on seed,
@@ -21,16 +22,12 @@ appended. A training that was stopped goes on when the same command is given aga
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
-from typing import Any
 
+from benchmarks.equal_time import Config, train_for
 from benchmarks.records import record
 from diffusion_jax import experiment
 from diffusion_jax.autoregressive_run import TrainedAutoregressive, train_autoregressive
@@ -42,29 +39,13 @@ from diffusion_jax.generate import Generator
 from diffusion_jax.mbr import RULES, mbr_select
 from diffusion_jax.scale.host_memory import use_memory_well
 from diffusion_jax.text.corpora import open_corpus
-from diffusion_jax.train.events import StepEvent
 from diffusion_jax.train.progress import ProgressReport
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "qqp.py"
 WRITERS = ("autoregressive", "published", "recommended")
-TRIAL_STEPS, WARM_STEPS = 40, 10
 TEMPERATURE = 0.7
 BATCH_SIZE = 100
 AGAIN_BELOW_SECONDS = 60.0
-Config = ExperimentConfig | AutoregressiveRunConfig
-
-
-class Clock(ProgressReport):
-    """Reports progress and remembers the processor time after every step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.times: list[float] = []
-
-    def __call__(self, event: StepEvent) -> None:
-        """Look at the clock, then report."""
-        self.times.append(time.process_time())
-        super().__call__(event)
 
 
 def configured(writer: str, arguments: argparse.Namespace) -> Config:
@@ -81,7 +62,10 @@ def configured(writer: str, arguments: argparse.Namespace) -> Config:
     if writer == "published":
         return replace(
             config,
-            model=replace(model, self_conditioning=False, relative_positions="none"),
+            data=replace(config.data, length_bucket=0),
+            model=replace(
+                model, self_conditioning=False, relative_positions="none", length_head=False
+            ),
             diffusion=replace(
                 config.diffusion,
                 timestep_sampler="loss_aware",
@@ -95,52 +79,19 @@ def configured(writer: str, arguments: argparse.Namespace) -> Config:
         for name in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "dropout", "remat")
     }
     run = AutoregressiveRunConfig(
-        data=config.data, tokenizer=config.tokenizer, optim=AUTOREGRESSIVE_OPTIM, train=config.train
+        data=replace(config.data, length_bucket=0),
+        tokenizer=config.tokenizer,
+        optim=AUTOREGRESSIVE_OPTIM,
+        train=config.train,
     )
     return replace(run, model=replace(run.model, **shape, attention_dropout=0.0))
 
 
-def train(config: Config, workdir: Path, report: Clock | None = None) -> str | None:
+def train(config: Config, workdir: Path, report: ProgressReport) -> str | None:
     """Train, or go on; return the signal that stopped it, if any."""
     if isinstance(config, ExperimentConfig):
         return experiment.train(config, workdir, resume=True, report=report).fit.stopped_by
     return train_autoregressive(config, workdir, resume=True, report=report).fit.stopped_by
-
-
-def with_steps(config: Config, steps: int) -> Config:
-    """Return the configuration with another length, saved a few times on the way."""
-    warmup = min(config.optim.warmup_steps, steps // 10)
-    return replace(
-        config,
-        train=replace(config.train, steps=steps, checkpoint_every=max(1, steps // 8)),
-        optim=replace(config.optim, warmup_steps=warmup),
-    )
-
-
-def seconds_per_step(config: Config) -> float:
-    """Return the processor time of one step, from a run that is thrown away."""
-    clock = Clock()
-    with TemporaryDirectory() as folder:
-        train(with_steps(config, TRIAL_STEPS), Path(folder) / "trial", clock)
-    times = clock.times[WARM_STEPS:]
-    return median(after - before for before, after in pairwise(times))
-
-
-def trained(writer: str, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """Train a writer for the processor time asked for; return its directory and what it took."""
-    arguments.runs.mkdir(parents=True, exist_ok=True)
-    workdir = arguments.runs / f"{writer}-seed{arguments.seed}"
-    plan_file = workdir.with_suffix(".json")
-    config = configured(writer, arguments)
-    if plan_file.exists():
-        plan = json.loads(plan_file.read_text())
-    else:
-        each = seconds_per_step(config)
-        plan = {"train_steps": max(1, int(arguments.seconds / each)), "step_cpu_s": round(each, 4)}
-        plan_file.write_text(json.dumps(plan))
-    if stopped_by := train(with_steps(config, plan["train_steps"]), workdir):
-        raise SystemExit(f"{writer}: stopped by {stopped_by}; the same command goes on")
-    return workdir, plan
 
 
 Arrived = Callable[[int], None]
@@ -225,7 +176,8 @@ def figures(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]
 
 def measure(writer: str, arguments: argparse.Namespace) -> None:
     """Train one writer, let it write, and append what came of it."""
-    workdir, plan = trained(writer, arguments)
+    workdir = arguments.runs / f"{writer}-seed{arguments.seed}"
+    plan = train_for(arguments.seconds, configured(writer, arguments), train, workdir)
     pairs = list(open_corpus(arguments.valid, task="pair", size=arguments.sources))
     sources, references = [pair.src for pair in pairs], [pair.trg for pair in pairs]
     write = writing(writer, workdir, arguments.seed)

@@ -3,39 +3,35 @@
 Command: python -m benchmarks.techniques PRESET ... [--seconds 150] [--seed 0] [--output FILE]
     [--train train.jsonl --valid valid.jsonl] [--runs DIRECTORY]
 
-Every preset trains the same small network with the same optimiser for the same processor time (the
-seconds of all threads of the process, so that other programs on the machine count little), then
-writes with every sampler of the list. A preset's cost per step is measured first, on its own
-compiled step; compilation is not counted. Texts of the grammar are judged by parsing: the share
-that is in the language, and the share that says exactly what was asked; BLEU against one reference
-says more where those are near 0. One JSON line per preset and sampler is appended. With --runs a
-training that was stopped by a signal goes on when the same command is given again.
+Every preset trains the same small network with the same optimiser for the same processor time (see
+``equal_time``), then writes with every sampler of the list. Texts of the grammar are judged by
+parsing: the share that is in the language, and the share that says exactly what was asked; BLEU
+against one reference says more where those are near 0. One JSON line per preset and sampler is
+appended. With --runs a training that was stopped by a signal goes on when the same command is given
+again.
 """
 
 import argparse
-import json
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from benchmarks.equal_time import train_for
 from benchmarks.records import record
 from diffusion_jax import experiment
 from diffusion_jax.config import ExperimentConfig, TokenizerConfig
 from diffusion_jax.evaluate.overlap import corpus_bleu
 from diffusion_jax.generate import Generator
-from diffusion_jax.program import Program
 from diffusion_jax.quickstart import quickstart_config
 from diffusion_jax.scale.host_memory import use_memory_well
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.grammar import load_grammar
-from diffusion_jax.text.loader import Loader
+from diffusion_jax.train.progress import ProgressReport
 
 _TARGET: dict[str, Any] = {"diffusion.positions": "target"}
 _BASE = {
@@ -62,6 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "diffusion.adapt_every": 100,
     },
     "length_head": {**_BASE, "model.length_head": True},
+    "length_bucket": {**_BASE, "model.length_head": True, "data.length_bucket": 8},
     "guidance": {**_BASE, "diffusion.source_drop_rate": 0.1},
     "cross_entropy": {**_BASE, **_POSTERIOR},
     "time_warp": {**_BASE, **_POSTERIOR, "diffusion.timestep_sampler": "time_warp"},
@@ -82,7 +79,6 @@ MORE_SAMPLERS = {
     "guidance": tuple({**options, "guidance_scale": 2.0} for options in SAMPLERS),
     "cross_entropy": ({**SAMPLERS[0], "temperature": 0.5},),
 }
-CALIBRATION_STEPS = 20
 
 
 def configured(preset: str, arguments: argparse.Namespace) -> ExperimentConfig:
@@ -128,25 +124,6 @@ def configured(preset: str, arguments: argparse.Namespace) -> ExperimentConfig:
     )
 
 
-def steps_for(config: ExperimentConfig, seconds: float) -> tuple[int, float]:
-    """Return how many training steps fit into a processor time, and the seconds of one."""
-    data = experiment.open_data(config)
-    config = experiment.complete(config, data.tokenizer)
-    program = Program.build(config)
-    loader = Loader(data.train, config.train.batch_size, config.train.seed)
-    state = program.make_state(jax.random.key(0))
-    step = jax.jit(program.train_step(), donate_argnums=0)
-    root_key = jax.random.key(1)
-    state, metrics = step(state, loader.batch_at(0), root_key)
-    jax.block_until_ready(metrics)
-    began = time.process_time()
-    for index in range(1, CALIBRATION_STEPS + 1):
-        state, metrics = step(state, loader.batch_at(index), root_key)
-        jax.block_until_ready(metrics)
-    per_step = (time.process_time() - began) / CALIBRATION_STEPS
-    return max(1, int(seconds / per_step)), per_step
-
-
 def references(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[Any]]:
     """Return sources, references and what the grammar was asked to say (or Nones)."""
     if arguments.valid:
@@ -171,41 +148,15 @@ def judge(texts: Sequence[str], wanted: Sequence[str], attributes: Sequence[Any]
     return figures
 
 
-def trained(preset: str, arguments: argparse.Namespace, workdir: Path) -> dict[str, Any]:
-    """Train a preset in its run directory, or go on training; return what it took.
-
-    Raises:
-        SystemExit: a signal stopped the training; there is nothing to report yet.
-    """
-    plan_file = workdir.with_suffix(".json")
-    if plan_file.exists():
-        plan = json.loads(plan_file.read_text())
-    else:
-        steps, per_step = steps_for(configured(preset, arguments), arguments.seconds)
-        plan = {"train_steps": steps, "step_cpu_s": round(per_step, 4), "train_cpu_s": 0.0}
-        workdir.parent.mkdir(parents=True, exist_ok=True)
-        plan_file.write_text(json.dumps(plan))
-    config = configured(preset, arguments)
-    steps = plan["train_steps"]
-    config = replace(
-        config,
-        train=replace(config.train, steps=steps, checkpoint_every=steps, log_every=steps),
-        optim=replace(config.optim, warmup_steps=min(100, steps // 10)),
-    )
-    began = time.process_time()
-    result = experiment.train(config, workdir, resume=True)
-    # All of it: compilation, and again for every time that the training was taken up.
-    plan["train_cpu_s"] = round(plan["train_cpu_s"] + time.process_time() - began, 1)
-    plan_file.write_text(json.dumps(plan))
-    if result.fit.stopped_by is not None:
-        raise SystemExit(f"{preset}: training was stopped at step {result.fit.step}")
-    return plan
+def train(config: ExperimentConfig, workdir: Path, report: ProgressReport) -> str | None:
+    """Train, or go on; return the signal that stopped it, if any."""
+    return experiment.train(config, workdir, resume=True, report=report).fit.stopped_by
 
 
 def measure(preset: str, arguments: argparse.Namespace, runs: Path) -> None:
     """Train one preset and judge what it writes; a line is written as soon as it is known."""
     workdir = runs / f"{preset}-seed{arguments.seed}"
-    plan = trained(preset, arguments, workdir)
+    plan = train_for(arguments.seconds, configured(preset, arguments), train, workdir)
     sources, wanted, attributes = references(arguments)
     for options in (*SAMPLERS, *MORE_SAMPLERS.get(preset, ())):
         generator = Generator.from_checkpoint(workdir, **options)

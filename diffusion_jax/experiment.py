@@ -150,7 +150,8 @@ def complete(config: ExperimentConfig, tokenizer: Tokenizer) -> ExperimentConfig
             f"data.length is {config.data.length}, but the model has {model.max_length} positions; "
             f"raise --model.max-length"
         )
-    pad_id = tokenizer.pad_id if model.length_head else None
+    asks_for_padding = model.length_head or config.diffusion.given_rate > 0
+    pad_id = tokenizer.pad_id if asks_for_padding else None
     if model.pad_id not in (None, pad_id):
         raise UserError(
             f"model.pad_id is {model.pad_id}, but padding is {pad_id} in the tokenizer; leave it "

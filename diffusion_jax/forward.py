@@ -148,6 +148,43 @@ def sample_absorb_mask(
     return jax.random.bernoulli(key, probability, (t.shape[0], length))
 
 
+def sample_given_mask(key: jax.Array, input_ids: jax.Array, pad_id: int, rate: float) -> jax.Array:
+    """Draw what a model of single texts is given in training, as users of infilling give it.
+
+    A share ``rate`` of the rows is given something. Of these, one in four leaves its length open;
+    the others are given their first token, their last one and all padding. Of the words, one row
+    in three is given none, one in three each with a probability of its own, uniform in [0, 1), and
+    one in three all but one stretch of any place and length.
+
+    Args:
+        key: typed key.
+        input_ids: int32 [B, L].
+        pad_id: id of padding.
+        rate: in [0, 1].
+
+    Returns:
+        bool [B, L], True where the token is given.
+    """
+    batch_size, length = input_ids.shape
+    rows, kind, open_end, share, words, hole = jax.random.split(key, 6)
+    position = jnp.arange(length)[None, :]
+    is_pad = input_ids == pad_id
+    last = jnp.max(jnp.where(is_pad, 0, position), axis=1, keepdims=True)
+    ends = is_pad | (position == 0) | (position == last)
+    kind = jax.random.randint(kind, (batch_size, 1), 0, 3)
+    scattered = jax.random.uniform(words, (batch_size, length)) < jax.random.uniform(
+        share, (batch_size, 1)
+    )
+    # Two places among the words; what lies between them, both included, is the hole.
+    places = 1 + jax.random.uniform(hole, (batch_size, 2)) * (last - 1)
+    first, final = (jnp.floor(edge) for edge in (places.min(axis=1), places.max(axis=1)))
+    around = (position < first[:, None]) | (position > final[:, None])
+    inner = jnp.where(kind == 0, False, jnp.where(kind == 1, scattered, around))
+    has_end = jax.random.bernoulli(open_end, 0.75, (batch_size, 1))
+    given = jnp.where(ends, has_end, inner)
+    return given & jax.random.bernoulli(rows, rate, (batch_size, 1))
+
+
 def q_mean_variance(
     schedule: NoiseSchedule, x_start: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

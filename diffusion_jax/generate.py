@@ -153,7 +153,7 @@ class Generator:
         num_candidates: int = 1,
         length_beam: int = 1,
         max_target: int = 0,
-        length_bucket: int = 0,
+        length_bucket: int | None = None,
         seed: int = 0,
         batch_size: int = 64,
         first_index: int = 0,
@@ -164,11 +164,11 @@ class Generator:
         row with padding of its own making; one with a length head is given the padding (its
         ``length_beam`` likeliest lengths), and generates the words alone.
 
-        Rows are as long as in training, unless ``length_bucket`` is given: then a row ends where
-        its target must end, rounded up to a multiple of the bucket, and each length that occurs is
-        compiled once. The padding that falls away is part of what the network sees in training (it
-        attends to all positions), so texts differ from those of full rows; the noise of the
-        positions that remain is the same.
+        Where the end of a target is known (from a length head or ``max_target``), rows are cut as
+        they were in training (``config.data.length_bucket``): a row ends where its target must end,
+        rounded up to a multiple of the bucket, and each length that occurs is compiled once. The
+        network attends to padding too, so rows that are cut otherwise than in training give other
+        texts; the noise of the positions that remain is the same.
 
         Args:
             sources: source texts, read as they are needed.
@@ -176,7 +176,8 @@ class Generator:
             length_beam: how many lengths to try, the likeliest first; for a length head. A source
                 then has ``length_beam * num_candidates`` candidates.
             max_target: the most target tokens, START and END included; 0 is what the row allows.
-            length_bucket: 0 makes every row as long as in training; see above.
+            length_bucket: cut rows to a multiple of this many tokens; 0 keeps them at full length,
+                None does as training did. See above.
             seed: candidate c of source i depends on the seed, i and c alone.
             batch_size: rows per compiled call.
             first_index: index i of the first source, for a run that is resumed in the middle.
@@ -194,6 +195,9 @@ class Generator:
         if num_candidates < 1:
             raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
         check_batch_and_seed(batch_size, seed)
+        if length_bucket is None:
+            ends_known = self.config.model.length_head or max_target > 0
+            length_bucket = self.config.data.length_bucket if ends_known else 0
         self._check_lengths(length_beam, max_target, length_bucket)
         shape = RowShape(self.config.data.length, length_beam, num_candidates, max_target)
         return self._generate(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from diffusion_jax import keys
 from diffusion_jax.config import DiffusionConfig, ExperimentConfig
+from diffusion_jax.forward import sample_given_mask
 from diffusion_jax.losses import cross_entropy_loss, diffusion_loss
 from diffusion_jax.models.base import Model
 from diffusion_jax.models.transformer import transformer_denoiser
@@ -172,8 +174,8 @@ def make_loss(
 ) -> LossFn:
     """Return the loss of a batch, steered by the noise mask.
 
-    Where the model predicts lengths, padding is given and not generated: ``pad_id`` says what is
-    padding.
+    Where the model predicts lengths, padding is given and not generated; with ``given_rate`` some
+    words may be given too. ``pad_id`` says what is padding.
 
     The timesteps that it is given cover [0, T); those that it looks at are clipped to the noise
     that the options allow, so that every timestep sampler and validation stay above it.
@@ -189,6 +191,11 @@ def make_loss(
             lowest = _lowest(model, schedule, options, params)
             t = clip_timesteps(t, lowest, schedule.num_timesteps)
         input_ids, noise_mask = batch["input_ids"], batch["noise_mask"]
+        if options.given_rate > 0:
+            if pad_id is None:
+                raise ValueError("given_rate needs pad_id, which experiment.complete fills in")
+            given_key = keys.stream(key, "given")
+            noise_mask &= ~sample_given_mask(given_key, input_ids, pad_id, options.given_rate)
         target = noise_mask if model.predict_length is None else noise_mask & (input_ids != pad_id)
         terms = objective(
             key,

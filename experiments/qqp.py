@@ -51,6 +51,7 @@ def config(scale: str = "full") -> ExperimentConfig:
                 validation="valid.jsonl",
                 task="pair",
                 length=48,
+                length_bucket=8,
                 on_long="drop",
             ),
             tokenizer=TokenizerConfig(kind="sentencepiece", vocab_size=4000, lowercase=True),
@@ -67,6 +68,7 @@ def config(scale: str = "full") -> ExperimentConfig:
                 init="torch",
                 self_conditioning=True,
                 relative_positions="mixed",
+                length_head=True,
             ),
             diffusion=DiffusionConfig(
                 timestep_sampler="stratified", self_cond_rate=0.5, positions="target"

@@ -34,8 +34,9 @@ class GenerateCommand:
             "chrf" against the others, or by the published rules of "diffuseq" or "diffusion_lm".
         length_beam: lengths to try per source, the likeliest first; for models with a length head.
         max_target: the most target tokens, START and END included; 0 is what the row allows.
-        length_bucket: 0 makes every row as long as in training; else rows end soon after their
-            target, at a multiple of this (faster; texts differ from those of full rows).
+        length_bucket: rows end soon after their target, at a multiple of this many tokens; 0 keeps
+            them at full length; None does as training did, where the model knows how long a target
+            is.
         seed: candidate c of source i depends on the seed, i and c alone.
         batch_size: rows per compiled call (sources times candidates).
         resume: continue an output file that was begun.
@@ -51,7 +52,7 @@ class GenerateCommand:
     mbr: Literal["bleu", "chrf", "diffuseq", "diffusion_lm"] | None = None
     length_beam: int = 1
     max_target: int = 0
-    length_bucket: int = 0
+    length_bucket: int | None = None
     seed: int = 0
     batch_size: int = 64
     resume: bool = False

@@ -30,7 +30,8 @@ class DataConfig:
         length: row length L in tokens, padding included.
         length_bucket: pairs only: train on batches of rows of about one length, cut to a multiple
             of this many tokens; 0 keeps all rows at full length. The loss is then a mean over the
-            cut rows, and `generate` should be given the same --length-bucket.
+            cut rows, and `generate` cuts rows likewise where it knows how long a target is
+            (model.length_head, --max-target).
         packing: "pad" gives each sentence its row; "block" cuts the concatenated text into rows.
         on_long: what to do with an example longer than the row: "error", "truncate" or "drop".
         cache: directory where tokenised corpora are kept, memory-mapped, for corpora larger than

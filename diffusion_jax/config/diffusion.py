@@ -34,6 +34,9 @@ class DiffusionConfig:
         source_drop_rate: share of pairs trained without their source, so that sample.guidance_scale
             can weigh it (classifier-free guidance, arXiv:2207.12598; usually 0.1). Needs positions
             "target".
+        given_rate: share of single texts trained with some of their words, or only their length,
+            given (anchored, not noised), as infilling and length control give them in chains; 0 as
+            published. See ``forward.sample_given_mask``.
         self_cond_rate: share of batches trained with their own estimates as an extra input.
         absorb_rate: DiffuSeq-v2's discrete noise: the probability, at full noise, that a token is
             replaced by the learned absorbing state (needs model.mean_embed; published: 0.5).
@@ -51,6 +54,7 @@ class DiffusionConfig:
     positions: Literal["all", "target"] = "all"
     nll_input: Literal["x_start", "prediction"] = "x_start"
     source_drop_rate: float = 0.0
+    given_rate: float = 0.0
     self_cond_rate: float = 0.0
     absorb_rate: float = 0.0
     mean_embed_penalty: float = 0.01
@@ -96,6 +100,18 @@ class DiffusionConfig:
             "diffusion.source_drop_rate",
             self.source_drop_rate,
             "0, or choose --diffusion.positions target: a dropped source cannot be predicted",
+        )
+        require(
+            0.0 <= self.given_rate < 1.0,
+            "diffusion.given_rate",
+            self.given_rate,
+            "a share from 0 to below 1",
+        )
+        require(
+            shared or self.given_rate == 0,
+            "diffusion.given_rate",
+            self.given_rate,
+            "0 with adaptive schedules, which count positions from the first that is not given",
         )
         require(
             0.0 <= self.self_cond_rate <= 1.0,

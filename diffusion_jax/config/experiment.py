@@ -61,6 +61,12 @@ class ExperimentConfig:
             '0 with data.task "text", which has no source',
         )
         require(
+            self.diffusion.given_rate == 0 or self.data.task == "text",
+            "diffusion.given_rate",
+            self.diffusion.given_rate,
+            '0 with data.task "pair", whose sources are given anyway',
+        )
+        require(
             self.sample.guidance_scale == 1 or self.diffusion.source_drop_rate > 0,
             "sample.guidance_scale",
             self.sample.guidance_scale,

@@ -44,7 +44,7 @@ class DenoiserConfig:
         normalize_embedding: scale every word vector to length sqrt(E) wherever it is used (CDCD).
         length_head: predict the length of the target from its source and give it to the network as
             padding that is known, instead of generating padding; for pairs. Needs ``pad_id``.
-        pad_id: id of padding; None until the tokenizer is known.
+        pad_id: id of padding, where training asks for it; None until the tokenizer is known.
         init: "lecun" (LeCun normal kernels, zero biases, small positions) or "torch", the defaults
             of PyTorch that both published programs train from.
         dtype: what matrix products are computed in. Parameters, softmax, LayerNorm and the output
@@ -96,10 +96,10 @@ class DenoiserConfig:
         for name in ("dropout", "attention_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         _require(
-            self.length_head or self.pad_id is None,
+            self.pad_id is None or self.pad_id >= 0,
             "pad_id",
             self.pad_id,
-            "None without length_head, which alone asks for it",
+            "an id, or None to take it from the tokenizer",
         )
         for name, allowed in _CHOICES.items():
             _require(

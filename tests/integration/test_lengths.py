@@ -121,6 +121,33 @@ def test_candidates_have_the_lengths_of_the_beam(generator):
     assert all(length % 8 == 0 for _, length in seen)
 
 
+def test_rows_are_cut_as_training_cut_them(generator):
+    """Unless told otherwise, and where the model knows how long a target is."""
+    seen = []
+
+    def reverse(params, keys, ids, mask):
+        seen.append(ids.shape[1])
+        return np.where(mask, 7, ids)
+
+    data = replace(generator.config.data, length_bucket=8)
+    bucketed = replace(generator, config=replace(generator.config, data=data), reverse=reverse)
+
+    def lengths(writer, **options):
+        seen.clear()
+        list(writer.generate(SOURCES, **options))
+        return list(seen)
+
+    asked = lengths(replace(generator, reverse=reverse), length_bucket=8)
+    assert lengths(bucketed) == asked
+    assert min(asked) < data.length
+    assert lengths(bucketed, length_bucket=0) == [data.length]
+    model = replace(generator.config.model, length_head=False, pad_id=None)
+    config = replace(bucketed.config, model=model)
+    headless = replace(bucketed, config=config, length_log_probs=None)
+    assert lengths(headless) == [data.length]
+    assert max(lengths(headless, max_target=5)) < data.length
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
