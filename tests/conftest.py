@@ -3,6 +3,12 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of a test's time is compilation, and a test's arrays are small: code that is not optimised
+# halves the suite. Processes that tests start inherit it. Your own XLA_FLAGS come later, and win.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    + os.environ.get("XLA_FLAGS", "")
+)
 
 import hypothesis
 import jax
