@@ -22,6 +22,7 @@ from diffusion_jax.models.autoregressive import (
 )
 from diffusion_jax.scale.agreement import check_same_data, together
 from diffusion_jax.scale.mesh import check_batch_size, make_mesh
+from diffusion_jax.text.buckets import bucket_ends
 from diffusion_jax.text.packing import Row, pack_pair, pack_source, pack_text, unpack_target
 from diffusion_jax.text.prefixes import with_prefix
 from diffusion_jax.text.rows import Packing
@@ -265,6 +266,7 @@ def train_autoregressive(
             config = replace(config, model=replace(config.model, **sizes))
             if going_on:
                 directory.check_same_run(config)
+                directory.check_same_data(f"{rows.checksum:08x}")
             if config.train.tensorboard:
                 require_tensorboard()
             model = autoregressive_transformer(config.model)
@@ -278,6 +280,8 @@ def train_autoregressive(
                 config.train,
             )
             placed = place_learner(learner, mesh)
+            bucket, batch_size = config.data.length_bucket, config.train.batch_size
+            ends = bucket_ends(rows, tokenizer.pad_id, bucket, batch_size)
         check_same_data([rows, held_out])
         start_run(directory, config, tokenizer, held, going_on=going_on)
         report = report or ProgressReport()
@@ -288,13 +292,14 @@ def train_autoregressive(
             directory,
             placed,
             rows,
-            metadata={"tokenizer": tokenizer.fingerprint()},
+            metadata={"tokenizer": tokenizer.fingerprint(), "data": f"{rows.checksum:08x}"},
             report=report,
             state_hooks=lambda outputs: [
                 *validation_hooks(placed, held_out, outputs),
                 *_previews(trained, rows, outputs),
             ],
             dtype=config.model.dtype,
+            ends=ends,
         )
     params = averaged_params(config.train, result.state)
     return AutoregressiveResult(replace(trained, params=params), result)

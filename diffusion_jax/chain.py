@@ -6,6 +6,7 @@ chain that is made here.
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -252,7 +253,12 @@ def make_sampler(options: SampleConfig, mean_embed: jax.Array | None = None) -> 
 
 
 def make_grid(options: SampleConfig, schedule: NoiseSchedule) -> StepInfo:
-    """Return the steps that the options ask for."""
+    """Return the steps that the options ask for; all that there are, where clipping left fewer.
+
+    More steps than there are timesteps are refused with the configuration. How many are left where
+    the clip follows the embeddings (``clip_noise="auto"``) is known only now.
+    """
+    options = replace(options, steps=min(options.steps, schedule.num_timesteps))
     if schedule.alphas_cumprod.ndim == 2:
         return _grid_by_position(options, schedule)
     steps, spacing = options.steps, options.spacing

@@ -39,6 +39,35 @@ from diffusion_jax.workdir import Workdir
 Labels = TypeVar("Labels", AttributeLabels, TagLabels, SpanLabels)
 
 
+def check_steerable(path: str | Path, config: ExperimentConfig) -> None:
+    """Raise UserError for a run whose chains the classifiers and guides do not know.
+
+    Args:
+        path: of the run, for the message.
+        config: of the run.
+    """
+    if config.data.task == "pair":
+        reason = "writes targets for sources; control and infill steer models of single texts"
+    elif config.data.packing == "block":
+        reason = (
+            "was trained on blocks of running text (data.packing block), which have no ends: its "
+            "texts have no length to hold and no padding"
+        )
+    elif config.model.mean_embed:
+        reason = (
+            "walks around a learned absorbing state (model.mean_embed), which classifiers and "
+            "guides do not; train one without"
+        )
+    elif config.diffusion.position_schedule == "adaptive":
+        reason = (
+            "has a noise level for every position (diffusion.position_schedule adaptive), and "
+            "classifiers and guides are told one; train one with shared schedules"
+        )
+    else:
+        return
+    raise UserError(f"{path} {reason}")
+
+
 def embedding_fingerprint(params: Params, config: ExperimentConfig) -> str:
     """Return a digest of a denoiser's embedding table and of the noise that is added to it.
 

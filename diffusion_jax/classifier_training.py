@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion_jax.classifier_run import (
     TrainedClassifier,
+    check_steerable,
     embedding_fingerprint,
     read_labels,
 )
@@ -22,7 +23,6 @@ from diffusion_jax.config import (
     TrainConfig,
 )
 from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN
-from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.noise_accuracy import NoiseAccuracy, accuracy_by_noise
 from diffusion_jax.experiment import open_corpora
 from diffusion_jax.models.classifier import Classifier, noise_aware_classifier
@@ -95,15 +95,11 @@ def read_base(checkpoint: str | Path, *, weights: str = "ema") -> BaseRun:
     """Read what a classifier needs of a run.
 
     Raises:
-        UserError: no run, a damaged one, or one of pairs.
+        UserError: no run, a damaged one, or one that cannot be steered (``check_steerable``).
     """
     directory = Workdir(checkpoint)
     config = directory.read_config()
-    if config.data.task == "pair":
-        raise UserError(
-            f"{checkpoint} is a model of pairs; classifiers steer models of single texts "
-            "(data.task text)"
-        )
+    check_steerable(checkpoint, config)
     params = directory.read_params(config, weights=weights)
     embedding = np.asarray(transformer_denoiser(config.model).head(params).weight, np.float32)
     return BaseRun(
@@ -195,6 +191,7 @@ def train_classifier(
             config = replace(config, model=replace(config.model, num_classes=labels.num_classes))
             if going_on:
                 directory.check_same_run(config)
+                directory.check_same_data(f"{rows.checksum:08x}")
             if config.train.tensorboard:
                 require_tensorboard()
             classifier = noise_aware_classifier(config.model)
@@ -215,7 +212,7 @@ def train_classifier(
             directory,
             placed,
             rows,
-            metadata={"tokenizer": base.tokenizer.fingerprint()},
+            metadata={"tokenizer": base.tokenizer.fingerprint(), "data": f"{rows.checksum:08x}"},
             report=report,
             state_hooks=lambda outputs: validation_hooks(placed, held_out, outputs),
             dtype=config.model.dtype,

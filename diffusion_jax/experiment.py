@@ -18,7 +18,7 @@ from diffusion_jax.generate import Generator
 from diffusion_jax.program import Program
 from diffusion_jax.scale.agreement import check_same_data, check_same_start, together
 from diffusion_jax.scale.mesh import check_batch_size, make_mesh
-from diffusion_jax.text.buckets import check_enough_rows, row_ends
+from diffusion_jax.text.buckets import bucket_ends
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.example import Corpus
 from diffusion_jax.text.rows import Packing
@@ -150,8 +150,7 @@ def complete(config: ExperimentConfig, tokenizer: Tokenizer) -> ExperimentConfig
             f"data.length is {config.data.length}, but the model has {model.max_length} positions; "
             f"raise --model.max-length"
         )
-    asks_for_padding = model.length_head or config.diffusion.given_rate > 0
-    pad_id = tokenizer.pad_id if asks_for_padding else None
+    pad_id = tokenizer.pad_id if config.needs_pad_id else None
     if model.pad_id not in (None, pad_id):
         raise UserError(
             f"model.pad_id is {model.pad_id}, but padding is {pad_id} in the tokenizer; leave it "
@@ -215,7 +214,12 @@ def train(
             _check_installation(config)
             program = Program.build(config, mesh)
             placed = place_learner(program.learner(), mesh)
-            ends = _row_ends(config, data)
+            ends = bucket_ends(
+                data.train,
+                data.tokenizer.pad_id,
+                config.data.length_bucket,
+                config.train.batch_size,
+            )
         check_same_data([data.train, data.validation])
         # All that can be wrong with the input has been looked at: now the disk may change.
         start_run(directory, config, data.tokenizer, held, going_on=going_on)
@@ -256,14 +260,6 @@ def _generators(program: Program, tokenizer: Tokenizer) -> Callable[[TrainState]
         return Generator.build(config, tokenizer, params, state.timestep_state)
 
     return generator_of
-
-
-def _row_ends(config: ExperimentConfig, data: Data) -> np.ndarray | None:
-    """Return how long each row is, where batches are to be cut to it."""
-    if config.data.length_bucket == 0:
-        return None
-    check_enough_rows(data.train, config.train.batch_size)
-    return row_ends(data.train, data.tokenizer.pad_id, config.data.length_bucket)
 
 
 def _check_installation(config: ExperimentConfig) -> None:

@@ -63,9 +63,9 @@ def main(arguments: Sequence[str]) -> int:
 def _complete(command: DescribeCommand) -> ExperimentConfig:
     config = load_experiment(command.path, command.scale)
     if command.vocab_size is not None:
-        return replace(config, model=replace(config.model, vocab_size=command.vocab_size))
+        config = replace(config, model=replace(config.model, vocab_size=command.vocab_size))
     if config.model.vocab_size is not None:
-        return config
+        return config.for_shapes()
     from diffusion_jax.experiment import complete, open_data
 
     return complete(config, open_data(config).tokenizer)

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 def _with_vocabulary(config: ExperimentConfig) -> ExperimentConfig:
     """Set the vocabulary size: as given, or as the corpus has it."""
     if config.model.vocab_size is not None:
-        return config
+        return config.for_shapes()
     from diffusion_jax.experiment import complete, open_data
 
     return complete(config, open_data(config).tokenizer)

@@ -123,6 +123,13 @@ def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
     scale.add_argument("--scale", default="full")
     known, _ = scale.parse_known_args(list(arguments))
     config = load_experiment(file, known.scale)
+    corpus, validation = (
+        any(argument.startswith(f"--data.{name}") for argument in arguments)
+        for name in ("corpus", "validation")
+    )
+    if corpus and not validation and config.data.validation:
+        # The file that the experiment names is not of this corpus, and most likely not here.
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation=""))
     return TrainCommand(tyro.MISSING, tyro.MISSING, scale=known.scale, config=config)
 
 

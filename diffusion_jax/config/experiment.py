@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diffusion_jax.config.checks import require
 from diffusion_jax.config.data import DataConfig, TokenizerConfig
@@ -37,6 +37,17 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    @property
+    def needs_pad_id(self) -> bool:
+        """Whether training asks what is padding."""
+        return self.model.length_head or self.diffusion.given_rate > 0
+
+    def for_shapes(self) -> "ExperimentConfig":
+        """Return it fit to be compiled, not run: padding gets some id where one is asked for."""
+        if not self.needs_pad_id or self.model.pad_id is not None:
+            return self
+        return replace(self, model=replace(self.model, pad_id=0))
 
     def __post_init__(self) -> None:
         """Check what spans sections."""

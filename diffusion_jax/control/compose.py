@@ -27,6 +27,7 @@ from diffusion_jax.guidance import (
     adagrad_guidance,
     estimate_posterior,
     fixed_words,
+    for_rows,
     gradient_guidance,
     in_turn,
     keywords,
@@ -253,6 +254,7 @@ def make_guidance(
     *,
     timesteps: int,
     self_condition: bool,
+    draws_noise: bool,
 ) -> MakeGuidance:
     """Return what makes the guide of a chain from ``Wanted``, see ``chain.make_chain``.
 
@@ -262,10 +264,16 @@ def make_guidance(
         options: how to steer.
         timesteps: T of the schedule.
         self_condition: whether the network is given its own estimate.
+        draws_noise: whether the sampler does.
 
     Returns:
         The guide; None where all that is asked is anchored.
+
+    Raises:
+        UserError: an option that does nothing with a sampler that draws no noise.
     """
+    if not draws_noise:
+        _check_without_noise(options)
     # Shares of the schedule as indices of its steps.
     min_t = int(np.ceil(options.lowest * timesteps))
     max_t = int(np.ceil(options.highest * timesteps)) - 1
@@ -297,7 +305,7 @@ def make_guidance(
 
         window = {"min_t": min_t, "max_t": max_t, "anchor": anchor}
         guides = []
-        for (method, through), kinds in _ways(wanted.wishes, options).items():
+        for (method, through), kinds in _ways(wanted.wishes, options, draws_noise).items():
             if method == "gradient":
                 guide = gradient_guidance(objective(kinds, through), scale=options.scale, **window)
             else:
@@ -310,20 +318,42 @@ def make_guidance(
                     noise_scale=options.noise,
                     **window,
                 )
-            guides.append(guide)
+            # Every kind that any target asks for is part of every row. One that asks for none of
+            # these is not even pulled to the mean, or its text would depend on the others.
+            asked = sum((wanted.wishes[kind].weight for kind in kinds), jnp.zeros(()))
+            guides.append(for_rows(guide, asked > 0))
         return in_turn(*guides)
 
     return guidance
 
 
-def _ways(kinds: Iterable[str], options: GuidanceConfig) -> dict[tuple[str, str], list[str]]:
+def _check_without_noise(options: GuidanceConfig) -> None:
+    """Raise UserError for what acts in proportion to the noise of a step, where there is none."""
+    choose = "choose --sampler ddpm, or ddim with --eta 1"
+    if options.method == "gradient":
+        raise UserError(
+            'guidance.method "gradient" shifts by the noise of a step; this sampler draws none: '
+            f'{choose}, or the method "adagrad" or "auto"'
+        )
+    if options.noise > 0:
+        raise UserError(
+            f"guidance.noise {options.noise} is in units of a step's noise; this sampler draws "
+            f"none: {choose}"
+        )
+
+
+def _ways(
+    kinds: Iterable[str], options: GuidanceConfig, draws_noise: bool
+) -> dict[tuple[str, str], list[str]]:
     """Return (method, through) -> the kinds of control that go that way, in the order they act."""
     ways: dict[tuple[str, str], list[str]] = {}
     for kind in sorted(kinds, key=lambda kind: kind not in _THROUGH_DENOISER):
         way = (options.method, options.through)
         if options.method == "auto":
             through_denoiser = kind in _THROUGH_DENOISER
-            way = ("gradient", "denoiser") if through_denoiser else ("adagrad", "classifier")
+            # Dhariwal and Nichol shift by the step's variance: none, none.
+            method = "gradient" if through_denoiser and draws_noise else "adagrad"
+            way = (method, "denoiser" if through_denoiser else "classifier")
         ways.setdefault(way, []).append(kind)
     return ways
 

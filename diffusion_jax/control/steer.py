@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.chain import example_keys, make_chain, run_batches
-from diffusion_jax.classifier_run import TrainedClassifier
+from diffusion_jax.classifier_run import TrainedClassifier, check_steerable
 from diffusion_jax.config import ExperimentConfig, GuidanceConfig
 from diffusion_jax.control.compose import (
     Plan,
@@ -131,11 +131,7 @@ class Controller:
         """
         generator = Generator.from_checkpoint(path, weights=weights, step=step, **sample_options)
         config = generator.config
-        if config.data.task == "pair":
-            raise UserError(
-                f"{path} writes targets for sources; control and infill steer models of single "
-                "texts"
-            )
+        check_steerable(path, config)
         trained: dict[str, TrainedClassifier] = {}
         for directory in classifiers:
             classifier = TrainedClassifier.load(directory)
@@ -171,6 +167,7 @@ class Controller:
                 options,
                 timesteps=schedule.num_timesteps,
                 self_condition=config.model.self_conditioning,
+                draws_noise=config.sample.draws_noise,
             ),
             special_ids=sorted({words.start_id, words.end_id, words.sep_id, words.pad_id}),
         )
@@ -271,7 +268,13 @@ class Controller:
         return self.write_plans(self.plans(targets, num_samples, **options), **options)
 
     def plans(
-        self, targets: Sequence[Target], num_samples: int, *, seed: int = 0, **options: Any
+        self,
+        targets: Sequence[Target],
+        num_samples: int,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        first_index: int = 0,
     ) -> list[list[Plan]]:
         """Return N plans for each target; where a template has several layouts, by screening."""
         if num_samples < 1:
@@ -280,8 +283,10 @@ class Controller:
         open_ones = [i for i, layouts in enumerate(ways) if len(layouts) > 1]
         plans = [list(layouts) * num_samples for layouts in ways]
         trials = [[plan for plan in ways[i] for _ in range(self.holes.screen)] for i in open_ones]
+        indices = [first_index + i for i in open_ones]
+        check_batch_and_seed(batch_size, seed)
         # Other noise than that of the samples.
-        screened = self.write_plans(trials, seed=seed ^ 2**31, **options)
+        screened = self._write(trials, seed ^ 2**31, batch_size, indices)
         for i, candidates in zip(open_ones, screened):
             scores = np.reshape([c.model_score for c in candidates], (len(ways[i]), -1))
             shares = _shares(scores.max(axis=1), num_samples)
@@ -298,10 +303,11 @@ class Controller:
     ) -> Iterator[list[Candidate]]:
         """Write one candidate for each plan of each target, in order; see ``write``."""
         check_batch_and_seed(batch_size, seed)
-        return self._write(plans, seed, batch_size, first_index)
+        indices = range(first_index, first_index + len(plans))
+        return self._write(plans, seed, batch_size, indices)
 
     def _write(
-        self, plans: Sequence[Sequence[Plan]], seed: int, batch_size: int, first_index: int
+        self, plans: Sequence[Sequence[Plan]], seed: int, batch_size: int, indices: Sequence[int]
     ) -> Iterator[list[Candidate]]:
         # What any target wants is an array of every batch, so that all share one program.
         if not plans:
@@ -314,8 +320,8 @@ class Controller:
             while stop < len(plans) and (stop == start or rows + len(plans[stop]) <= batch_size):
                 rows += len(plans[stop])
                 stop += 1
-            indices = range(first_index + start, first_index + stop)
-            yield from self._write_some(plans[start:stop], indices, seed, batch_size, shapes)
+            some = slice(start, stop)
+            yield from self._write_some(plans[some], indices[some], seed, batch_size, shapes)
             start = stop
 
     def _wish_shapes(self, plans: Sequence[Sequence[Plan]]) -> dict[str, tuple[int, ...]]:
@@ -329,7 +335,7 @@ class Controller:
     def _write_some(
         self,
         plans: Sequence[Sequence[Plan]],
-        indices: range,
+        indices: Sequence[int],
         seed: int,
         batch_size: int,
         shapes: Mapping[str, tuple[int, ...]],

@@ -14,7 +14,7 @@ from diffusion_jax.guidance.objectives import (
     keywords,
     latent_posterior,
 )
-from diffusion_jax.guidance.sequence import in_turn
+from diffusion_jax.guidance.sequence import for_rows, in_turn
 
 __all__ = [
     "Objective",
@@ -26,6 +26,7 @@ __all__ = [
     "fixed_embeddings",
     "fixed_length",
     "fixed_words",
+    "for_rows",
     "gradient_guidance",
     "in_turn",
     "keywords",

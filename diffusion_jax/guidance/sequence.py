@@ -3,9 +3,27 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.types import Guidance, StepInfo, StepOutput
+
+
+def for_rows(guide: Guidance, active: jax.Array) -> Guidance:
+    """Return a guide that moves some rows of a batch and leaves the others as they are.
+
+    Args:
+        guide: any.
+        active: bool [B], which rows it moves.
+    """
+
+    def apply(
+        keys: jax.Array, x: jax.Array, state: Any, info: StepInfo, output: StepOutput
+    ) -> tuple[jax.Array, Any]:
+        moved, state = guide.apply(keys, x, state, info, output)
+        return jnp.where(active[:, None, None], moved, x), state
+
+    return Guidance(guide.init, apply)
 
 
 def in_turn(*guides: Guidance) -> Guidance:

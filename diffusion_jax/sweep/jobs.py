@@ -49,6 +49,13 @@ def load_jobs(path: str, scale: str = "full") -> list[Job]:
             raise UserError(f"{path}: job name {name!r}; use letters, digits, dots, dashes")
         if names.count(name) > 1:
             raise UserError(f"{path}: two jobs are called {name!r}; give each its own name")
+    for job in jobs:
+        if job.config.data.length_bucket or job.config.diffusion.position_schedule != "shared":
+            raise UserError(
+                f"{path}: job {job.name!r}: a sweep counts the arithmetic of full rows and "
+                "compares likelihood bounds; leave data.length_bucket at 0 and "
+                'diffusion.position_schedule "shared"'
+            )
     return jobs
 
 

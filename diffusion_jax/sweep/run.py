@@ -143,9 +143,7 @@ def _validation_losses(program: Program, params: Any, held_out: RowTable) -> dic
         place=partial(place_batch, mesh),
     )(params)
     return {
-        "validation_loss": losses["total"],
-        "validation_mse": losses["mse"],
-        "validation_rounding_nll": losses["rounding_nll"],
+        f"validation_{'loss' if name == 'total' else name}": value for name, value in losses.items()
     }
 
 

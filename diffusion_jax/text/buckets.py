@@ -31,6 +31,20 @@ def row_ends(table: RowTable, pad_id: int, bucket: int) -> np.ndarray:
     return ends
 
 
+def bucket_ends(
+    table: RowTable, pad_id: int, bucket: int, global_batch_size: int
+) -> np.ndarray | None:
+    """Return how long each row is, for a ``BucketLoader``; None where the bucket is 0.
+
+    Raises:
+        UserError: the table does not fill one batch.
+    """
+    if bucket == 0:
+        return None
+    check_enough_rows(table, global_batch_size)
+    return row_ends(table, pad_id, bucket)
+
+
 def check_enough_rows(table: RowTable, global_batch_size: int) -> None:
     """Raise UserError where the table does not fill one batch."""
     if len(table) < global_batch_size:

@@ -1,5 +1,6 @@
 """Labelled rows: a corpus packed as for the denoiser, with the labels of a classifier beside it."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,13 @@ class LabelledRows:
         self.input_ids = input_ids
         self.targets = targets
         self.report = report
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the rows and their labels: the same wherever the same rows are."""
+        targets = self.targets
+        written = targets.tobytes() if isinstance(targets, np.ndarray) else repr(targets).encode()
+        return zlib.crc32(written, zlib.crc32(self.input_ids.tobytes()))
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.cli import main
+from diffusion_jax.cli.train import _defaults
 from diffusion_jax.config import ExperimentConfig, TrainConfig
 from diffusion_jax.config_io import load_experiment
 from diffusion_jax.errors import UserError
@@ -37,6 +38,22 @@ def test_a_python_file_and_its_scales(tmp_path):
 def test_a_json_file(tmp_path):
     config = ExperimentConfig(train=TrainConfig(steps=7))
     assert load_experiment(write(tmp_path, config.to_json(), "mine.json")) == config
+
+
+def test_another_corpus_is_not_validated_on_the_files_of_this_one(tmp_path):
+    text = HEAD.replace("import", "import DataConfig,") + (
+        "def config(scale='full'):\n"
+        "    return ExperimentConfig(data=DataConfig(corpus='a.txt', validation='b.txt'))\n"
+    )
+    path = write(tmp_path, text)
+
+    def validation(*arguments):
+        return _defaults([path, *arguments]).config.data.validation
+
+    assert validation() == "b.txt"
+    assert validation("--data.corpus", "mine.txt") == ""
+    assert validation("--data.corpus=mine.txt") == ""
+    assert validation("--data.corpus", "mine.txt", "--data.validation", "c.txt") == "b.txt"
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

@@ -77,10 +77,12 @@ def test_a_sample_does_not_depend_on_its_batch(controller):
     targets = [ATTRIBUTE, TAGS, TREE, SPAN, WORDS, make_target(keywords=["french"])]
     together = write(controller, targets, 3, batch_size=18)
     apart = write(controller, targets, 3, batch_size=8)
-    alone = next(controller.write(targets[2:3], 3, first_index=2))
     texts = [[c.text for c in group] for group in together]
     assert texts == [[c.text for c in group] for group in apart]
-    assert texts[2] == [c.text for c in alone]
+    # Attributes go by another way than trees: neither may feel that the other is in the batch.
+    for index in (0, 2):
+        alone = next(controller.write(targets[index : index + 1], 3, first_index=index))
+        assert texts[index] == [c.text for c in alone]
 
 
 @pytest.mark.slow
@@ -90,8 +92,11 @@ def test_no_updates_is_no_guidance_bit_for_bit(controller):
     assert [c.text for c in write(still, [ATTRIBUTE])[0]] == [c.text for c in next(free)]
 
 
-def one_guided_step(controller, target, **changes):
-    """Return what was wanted, a state before and after one guided step, and the step."""
+def one_guided_step(controller, target, *, other=None, sigma=0.3, **changes):
+    """Return what was wanted, a state before and after one guided step, and the step.
+
+    The second row wants the same, or what ``other`` asks.
+    """
     # Plain gradients have no such step.
     small = {} if changes.get("method") == "gradient" else {"learning_rate": 0.02}
     options = dataclasses.replace(controller.options, **small, **changes)
@@ -99,16 +104,23 @@ def one_guided_step(controller, target, **changes):
     wishes = plan_wishes(
         plan, controller.classifiers, controller.tokenizer, controller.length, options
     )
-    params = {kind: controller.classifiers[kind].params for kind in wishes if kind in TASKS}
-    wanted = Wanted(jax.tree.map(jnp.asarray, stack_wishes([wishes, wishes])), params)
+    second = wishes if other is None else controller._wishes(Plan(other))
+    stacked = stack_wishes([wishes, second])
+    params = {kind: controller.classifiers[kind].params for kind in stacked if kind in TASKS}
+    wanted = Wanted(jax.tree.map(jnp.asarray, stacked), params)
     x = jax.random.normal(jax.random.key(5), (2, controller.length, 8))
     anchor = Anchor(x, jnp.ones(x.shape[:2], bool))
     denoise = bind(controller.model, controller.params)
     guide = make_guidance(
-        controller.model, controller.classifiers, options, timesteps=20, self_condition=False
+        controller.model,
+        controller.classifiers,
+        options,
+        timesteps=20,
+        self_condition=False,
+        draws_noise=sigma > 0,
     )(controller.params, denoise, anchor, wanted)
     info = StepInfo(*(jnp.asarray(f[12]) for f in step_grid(controller.generator.schedule, 20)))
-    output = StepOutput(x, x, jnp.float32(0.3))
+    output = StepOutput(x, x, jnp.float32(sigma))
     keys = jax.random.split(jax.random.key(6), 2)
     moved, _ = jax.jit(guide.apply)(keys, x, guide.init(x), info, output)
     return wanted, x, moved, info, output
@@ -124,6 +136,50 @@ def test_a_guided_step_raises_the_log_probability_under_the_classifier(controlle
     log_prob = log_probs(wanted, controller.classifiers)[kind]
     time = jnp.full((2,), info.time_prev)
     assert jnp.all(log_prob(after, time) > log_prob(before, time))
+
+
+def test_a_row_moves_as_if_it_were_alone(controller):
+    words = make_target(keywords=["thai"])
+    *_, mixed, _, _ = one_guided_step(controller, ATTRIBUTE, other=words)
+    *_, alone, _, _ = one_guided_step(controller, ATTRIBUTE)
+    np.testing.assert_allclose(mixed[0], alone[0], rtol=1e-5, atol=1e-6)
+    *_, before, free, _, _ = one_guided_step(controller, words, other=Target())
+    np.testing.assert_array_equal(free[1], before[1])
+
+
+def test_attributes_are_steered_without_noise_too(controller):
+    wanted, before, after, info, _ = one_guided_step(controller, ATTRIBUTE, sigma=0.0)
+    log_prob = log_probs(wanted, controller.classifiers)["attribute"]
+    assert not np.allclose(before, after)
+    time = jnp.full((2,), info.time_prev)
+    assert jnp.all(log_prob(after, time) != log_prob(before, time))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "gradient", "learning_rate": 0.1}, "shifts by the noise of a step"),
+        ({"noise": 0.5}, "in units of a step's noise"),
+    ],
+)
+def test_what_acts_through_noise_is_refused_where_there_is_none(controller, changes, message):
+    with pytest.raises(UserError, match=message):
+        one_guided_step(controller, ATTRIBUTE, sigma=0.0, **changes)
+
+
+def test_screening_is_numbered_by_target(controller, monkeypatch):
+    """Which layouts a template gets must not depend on the targets before it, or on a resume."""
+    seen = []
+
+    def write(self, trials, seed, batch_size, indices):
+        seen.append(list(indices))
+        return iter([[Candidate("", {}, 0.0, True)] * len(ways) for ways in trials])
+
+    monkeypatch.setattr(Controller, "_write", write)
+    keep = make_target(keep="the ___ is thai ___.")
+    controller.plans([make_target(length=9), keep, keep], 2)
+    controller.plans([keep], 2, first_index=2)
+    assert seen == [[1, 2], [2]]
 
 
 @pytest.mark.parametrize(
@@ -266,8 +322,11 @@ def test_auto_is_the_gradient_for_attributes_and_adagrad_for_the_rest(controller
     ],
 )
 def test_each_kind_of_control_goes_its_way(options, ways):
-    found = _ways(["pos", "attribute", "words"], GuidanceConfig(**options))
+    found = _ways(["pos", "attribute", "words"], GuidanceConfig(**options), draws_noise=True)
     assert list(found.items()) == list(ways.items())
+    if not options:
+        found = _ways(["pos", "attribute"], GuidanceConfig(), draws_noise=False)
+        assert found == {("adagrad", "denoiser"): ["attribute"], ("adagrad", "classifier"): ["pos"]}
 
 
 def test_samples_go_to_the_layouts_that_the_model_likes():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.guidance import in_turn
+from diffusion_jax.guidance import for_rows, in_turn
 from diffusion_jax.types import Guidance
 
 X = jnp.arange(12.0).reshape(2, 3, 2)
@@ -40,6 +40,16 @@ def test_each_sees_the_state_that_the_one_before_left(key):
 
     np.testing.assert_allclose(moved, -3.0 * (2.0 * X + noise(0)) + noise(1), rtol=1e-6)
     assert not np.allclose(noise(0), noise(1))
+
+
+def test_rows_that_want_nothing_stay_where_they_are(key):
+    guide = for_rows(counting(2.0), jnp.asarray([False, True]))
+    keys = jax.random.split(key, 2)
+    moved, state = guide.apply(keys, X, guide.init(X), None, None)
+    np.testing.assert_array_equal(moved[0], X[0])
+    all_moved, _ = counting(2.0).apply(jax.random.clone(keys), X, state, None, None)
+    np.testing.assert_array_equal(moved[1], all_moved[1])
+    assert int(state) == 1
 
 
 def test_there_is_at_least_one():

@@ -14,6 +14,7 @@ from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.cli import main
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.text_scores import TextScore, summarise
+from diffusion_jax.text.labelled import LabelledRows
 from diffusion_jax.text.trees import check_nested
 from diffusion_jax.workdir import Workdir
 from tests.integration.small import write_untrained
@@ -43,7 +44,7 @@ def classify(task, checkpoint, workdir, *more):
 @pytest.mark.parametrize(
     ("scale", "more", "message"),
     [
-        ("pair", [], "model of pairs"),
+        ("pair", [], "writes targets for sources"),
         ("text", ["--corpus", "none.jsonl"], "no such file"),
         ("text", ["--corpus", "plain.txt"], "no 'tree'"),
         ("text", ["--steps", "3", "--train.steps", "4"], "give one of them"),
@@ -78,7 +79,7 @@ def test_means_of_scores():
 
 
 @pytest.mark.slow
-def test_a_classifier_over_a_stop_fits_its_run_and_no_other(runs, tmp_path, capsys):
+def test_a_classifier_over_a_stop_fits_its_run_and_no_other(runs, tmp_path, capsys, monkeypatch):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     more = ["--train.steps", "6", "--train.checkpoint-every", "3"]
     assert classify("tree", runs["text"], straight, *more) == 0
@@ -89,6 +90,12 @@ def test_a_classifier_over_a_stop_fits_its_run_and_no_other(runs, tmp_path, caps
     shutil.rmtree(resumed / "checkpoints" / "6")
     assert classify("tree", runs["text"], resumed, *more, "--resume") == 0
     assert metrics(resumed) == metrics(straight)
+    # Other rows than it was begun with are noticed.
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelledRows, "checksum", 1)
+        assert classify("tree", runs["text"], resumed, *more, "--resume") == 2
+    assert "the training data is not what it was" in capsys.readouterr().err
 
     trained = TrainedClassifier.load(resumed)
     accuracy = json.loads((resumed / "accuracy.json").read_text())

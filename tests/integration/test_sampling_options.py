@@ -38,6 +38,9 @@ def equal_grids(one, other):
 
 def test_options_become_grids():
     equal_grids(make_grid(SampleConfig(steps=7), SCHEDULE), step_grid(SCHEDULE, 7))
+    # A clip that follows the embeddings may leave fewer timesteps than there were to ask for.
+    last = SCHEDULE.num_timesteps
+    equal_grids(make_grid(SampleConfig(steps=last + 9), SCHEDULE), step_grid(SCHEDULE, last))
     options = SampleConfig(
         sampler="dpm++", method="singlestep", order=3, steps=9, spacing="log_snr", time_shift=0.1
     )

@@ -82,6 +82,13 @@ def test_jobs_have_names_of_their_own_and_can_be_shared_out():
             part_of(jobs, wrong)
 
 
+BUCKETS = (
+    "    from diffusion_jax.config import DataConfig, ExperimentConfig\n"
+    "    data = DataConfig(task='pair', length_bucket=8)\n"
+    "    return [Job('a', ExperimentConfig(data=data))]\n"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -90,6 +97,7 @@ def test_jobs_have_names_of_their_own_and_can_be_shared_out():
         ("def jobs(scale):\n    raise ValueError('choose full')\n", "choose full"),
         (HEAD + "    return [Job('a', None)] * 2\n", "two jobs"),
         (HEAD + "    return [Job('../a', None)]\n", "job name"),
+        (HEAD + BUCKETS, "arithmetic of full rows"),
     ],
 )  # fmt: skip
 def test_sweep_files_that_are_refused(tmp_path, text, message):
