@@ -49,8 +49,10 @@ _POSTERIOR = {
 PRESETS: dict[str, dict[str, Any]] = {
     # DiffuSeq: loss over all positions, loss-aware timesteps.
     "published": {"diffusion.timestep_sampler": "loss_aware"},
+    "all": {"diffusion.timestep_sampler": "stratified"},
     "target": {**_TARGET, "diffusion.timestep_sampler": "stratified"},
     "self_cond": _BASE,
+    "self_cond_all": {**_BASE, "diffusion.positions": "all"},
     # Each of these on top of self_cond.
     "clip": {**_BASE, "diffusion.clip_noise": "auto"},
     "adaptive": {

@@ -158,7 +158,7 @@ def test_attributes_are_steered_without_noise_too(controller):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "gradient", "learning_rate": 0.1}, "shifts by the noise of a step"),
+        ({"method": "gradient", "learning_rate": 0.1, "fluency_weight": 5e-4}, "shifts by"),
         ({"noise": 0.5}, "in units of a step's noise"),
     ],
 )
