@@ -26,8 +26,8 @@ from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
 
-WINDOW = 8
-"""Batches that are sorted by length together."""
+WINDOW = 32
+"""Batches that are sorted by length together: each length fills its last one up with idle rows."""
 
 
 class Generation(NamedTuple):
