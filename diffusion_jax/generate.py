@@ -211,6 +211,12 @@ class Generator:
                 f"length_beam={length_beam}, max_target={max_target} and "
                 f"length_bucket={length_bucket} must be at least 1, 0 and 0"
             )
+        most = self.config.data.length - 4
+        if max_target > most:
+            raise UserError(
+                f"max_target is {max_target}; rows of {self.config.data.length} positions hold a "
+                f"source of one token at least, and a target of at most {most}"
+            )
         if 0 < max_target < MIN_TARGET:
             raise UserError(f"max_target is {max_target}; START, a token and END are {MIN_TARGET}")
         if length_beam > 1 and not has_head:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -14,6 +15,17 @@ from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
 
 Several = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+_CONTROLS_OF = {"attribute": {"attributes"}, "pos": {"pos"}, "tree": {"tree", "spans"}}
+_CONTROLS_OF_WEIGHT = {
+    "attribute_weight": {"attributes"},
+    "pos_weight": {"pos"},
+    "tree_weight": {"tree"},
+    "span_weight": {"spans"},
+    "word_weight": {"keep", "length", "pos", "tree"},
+    "keyword_weight": {"keywords"},
+}
 
 
 @dataclass(frozen=True)
@@ -120,13 +132,17 @@ def main(arguments: Sequence[str]) -> int:
     check_output(command.output, append=command.resume)
     if command.trace is not None:
         check_output(command.trace)
+        if Path(command.trace).resolve() == Path(command.output).resolve():
+            raise UserError(f"--trace and --output are both {command.trace}; give two files")
     targets = _read_targets(command)
     records = [target.to_json() for target in targets]
     done = 0
     if command.resume:
-        expected = list(enumerate(records))
         done = count_done(
-            command.output, expected, lambda r: (r["id"], r["target"]), "id and target"
+            command.output,
+            ((index, record, command.num) for index, record in enumerate(records)),
+            lambda r: (r["id"], r["target"], len(r["candidates"])),
+            "id, target and number of candidates",
         )
     from diffusion_jax.control.choose import order
     from diffusion_jax.control.judge import make_judge
@@ -136,6 +152,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--choose classifier needs a --classifier; choose by model or mbr")
     how = command.choose or "classifier"
     controller.check(targets)
+    check_all_used(command.guidance, controller.classifiers, targets)
     judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
     if command.resume:
         cut_unfinished_line(command.output)
@@ -169,6 +186,11 @@ def load_controller(command: Any) -> Any:
     asked = command.holes
     if asked.screen < 1 or asked.max_layouts < 1:
         raise UserError("--screen and --max-layouts must be at least 1")
+    if not 1 <= asked.min_hole <= asked.max_hole:
+        raise UserError(
+            f"--min-hole {asked.min_hole} and --max-hole {asked.max_hole}: give at least 1, the "
+            "second no less than the first"
+        )
     holes = Holes(asked.mask, asked.min_hole, asked.max_hole, asked.max_layouts, asked.screen)
     return Controller.from_checkpoint(
         command.checkpoint,
@@ -179,6 +201,24 @@ def load_controller(command: Any) -> Any:
         holes=holes,
         **command.sampling.given(),
     )
+
+
+def check_all_used(guidance: GuidanceConfig, classifiers: Any, targets: Sequence[Any]) -> None:
+    """Raise UserError for a classifier or a weight that no target makes use of."""
+    asked = {control for target in targets for control in target.controls()}
+    for task, controls in _CONTROLS_OF.items():
+        if task in classifiers and not asked & controls:
+            raise UserError(
+                f"the classifier in {classifiers[task].path} tells {task}, and nothing that is "
+                f"asked needs it ({', '.join(sorted(asked))}); leave it out"
+            )
+    for name, controls in _CONTROLS_OF_WEIGHT.items():
+        value = getattr(guidance, name)
+        if value != getattr(type(guidance), name) and not asked & controls:
+            raise UserError(
+                f"--guidance.{name.replace('_', '-')} {value:g} weighs what is not asked for "
+                f"({', '.join(sorted(asked))}); leave it out"
+            )
 
 
 def describe(candidate: Any, verdict: Any) -> dict[str, Any]:

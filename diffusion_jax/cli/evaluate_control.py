@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from diffusion_jax.cli.control import HoleOptions, Several, load_controller
-from diffusion_jax.cli.options import SampleOverrides, check_output, parse
+from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
 from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
 
@@ -114,7 +114,8 @@ def main(arguments: Sequence[str]) -> int:
             "sampling": vars(controller.config.sample),
             "rows": [row.to_json() for row in rows],
         }
-        Path(command.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with output_stream(command.output) as stream:
+            print(json.dumps(record, indent=2), file=stream)
     return 0
 
 

@@ -79,13 +79,15 @@ def main(arguments: Sequence[str]) -> int:
         step=command.checkpoint_step,
         **command.sampling.given(),
     )
-    total = None
+    total, unknown, tokenizer = None, [], generator.tokenizer
     if command.input != "-":
         # A bad line shall be known now, not after hours of work on the lines before it.
         total = 0
         for index, text in enumerate(_read_sources(command.input)):
             generator.check_source(text, index)
             total += 1
+            if tokenizer.unk_id in tokenizer.encode(text):
+                unknown.append(index + 1)
     generations = generator.generate(
         sources,
         num_candidates=command.candidates,
@@ -96,6 +98,13 @@ def main(arguments: Sequence[str]) -> int:
         batch_size=command.batch_size,
         first_index=done,
     )
+    if unknown:
+        some = ", ".join(map(str, unknown[:5])) + ", ..." * (len(unknown) > 5)
+        print(
+            f"{len(unknown)} of {total} sources have words that are not in this model's "
+            f"vocabulary and are read as unknown (lines {some})",
+            file=sys.stderr,
+        )
     if command.resume:
         cut_unfinished_line(command.output)
     choose = _chooser(command.mbr)
@@ -137,11 +146,15 @@ def _chooser(name: str | None) -> Callable[[Sequence[str]], dict[str, str]]:
 
 def _read_sources(path: str) -> Iterator[str]:
     """Yield source texts; the file is opened and looked at at once."""
-    if path == "-":
-        return (line.rstrip("\n") for line in sys.stdin)
     from diffusion_jax.text.corpora import open_corpus
-    from diffusion_jax.text.files import read_lines
+    from diffusion_jax.text.files import read_lines, read_standard_input
 
+    if path == "-":
+        return (line for _, line in read_standard_input())
+    if path.endswith((".json", ".csv", ".tsv")):
+        raise UserError(
+            f'--input {path}: sources are one a line (.txt), or JSON lines with "src" (.jsonl)'
+        )
     if path.endswith(".jsonl"):
         corpus = open_corpus(path, columns={"text": "src"}, task="text")
         return (example.text for example in corpus)

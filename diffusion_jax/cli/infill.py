@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffusion_jax.cli.control import HoleOptions, describe, load_controller
+from diffusion_jax.cli.control import HoleOptions, check_all_used, describe, load_controller
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
 from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
@@ -27,7 +27,7 @@ class InfillCommand:
     Attributes:
         checkpoint: the --workdir of a training run on single texts.
         template: words and holes.
-        input: one template a line, instead of one.
+        input: one template a line, instead of one; "-" is standard input.
         num: candidates for each template.
         top: how many of the candidates to write for each template.
         choose: rank by the "model" itself or by agreement ("mbr").
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
     controller = load_controller(command)
     controller.check(targets)
+    check_all_used(command.guidance, controller.classifiers, targets)
     judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
     written = controller.write(
         targets, command.num, seed=command.seed, batch_size=command.batch_size
@@ -92,13 +93,14 @@ def main(arguments: Sequence[str]) -> int:
 def _read_templates(command: InfillCommand) -> list:
     """Return one target for each template."""
     from diffusion_jax.text.control_targets import make_target
-    from diffusion_jax.text.files import read_lines
+    from diffusion_jax.text.files import read_lines, read_standard_input
 
     if (command.template is None) == (command.input is None):
         raise UserError("give --template, or --input with one template a line")
     if command.template is not None:
         return [make_target(keep=command.template)]
-    lines = [line for _, line in read_lines(command.input or "") if line.strip()]
+    found = read_standard_input() if command.input == "-" else read_lines(command.input or "")
+    lines = [line for _, line in found if line.strip()]
     if not lines:
         raise UserError(f"{command.input}: holds no template")
     return [make_target(keep=line) for line in lines]

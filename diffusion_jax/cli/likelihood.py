@@ -21,7 +21,8 @@ class LikelihoodCommand:
         checkpoint: the --workdir of a training run.
         corpus: what to measure; default the run's own validation corpus.
         rows: how many rows of it, at most.
-        timesteps: timesteps per row, out of the training timesteps; more are less noisy.
+        timesteps: timesteps per row, out of the training timesteps; more are less noisy. Default
+            50.
         variance: "matched" is the bound; "fixed_small" and "fixed_large" repeat the published
             computation, for comparison with published bits per dimension.
         clamp: bound the model that rounds its estimates to embeddings, as sampling with the
@@ -35,7 +36,7 @@ class LikelihoodCommand:
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     corpus: str | None = None
     rows: int = 256
-    timesteps: int = 50
+    timesteps: int | None = None
     variance: Literal["matched", "fixed_small", "fixed_large"] = "matched"
     clamp: bool = False
     batch_size: int = 64
@@ -57,6 +58,12 @@ def main(arguments: Sequence[str]) -> int:
     config = directory.read_config()
     if command.corpus is not None:
         config = replace(config, data=replace(config.data, validation=command.corpus))
+    most = config.diffusion.timesteps
+    timesteps = min(50, most) if command.timesteps is None else command.timesteps
+    if not 1 <= timesteps <= most:
+        raise UserError(f"--timesteps {timesteps}: the run has {most}; give 1 to {most}")
+    if not 0 <= command.seed < 2**32:
+        raise UserError(f"--seed {command.seed}: give a number from 0 to 2**32 - 1")
     tokenizer = directory.read_tokenizer()
     store = open_validation(config, tokenizer)
     if store is None:
@@ -67,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         store,
         tokenizer,
         num_rows=command.rows,
-        num_timesteps=command.timesteps,
+        num_timesteps=timesteps,
         variance=command.variance,
         clamp=command.clamp,
         batch_size=command.batch_size,

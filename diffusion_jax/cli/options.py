@@ -121,6 +121,8 @@ def check_output(path: str, *, append: bool = False) -> None:
     """Raise UserError where ``output_stream`` would, before any work is done."""
     if path == "-":
         return
+    if not path:
+        raise UserError("the name of the output file is empty")
     if Path(path).is_dir():
         raise UserError(f"{path} is a directory; give the name of a file")
     if Path(path).exists() and not append:

@@ -30,7 +30,8 @@ def count_done(
     if not path.exists():
         return 0
     content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    whole = content.rfind(b"\n") + 1
+    lines, unfinished = content[:whole].splitlines(), content[whole:]
     remaining = iter(expected)
     for index, line in enumerate(lines):
         try:
@@ -43,6 +44,13 @@ def count_done(
                 f"{path} line {index + 1} is not output of this command (expected {names} "
                 f"{wanted}, found {found}); choose another --output"
             )
+    # What is about to be cut off must be ours too: every record begins with its number.
+    begins = f'{{"id": {len(lines)}, '.encode()
+    if unfinished[: len(begins)] != begins[: len(unfinished)]:
+        raise UserError(
+            f"{path} ends with an unfinished line that is not output of this command; choose "
+            "another --output"
+        )
     return len(lines)
 
 

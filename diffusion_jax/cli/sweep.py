@@ -141,6 +141,8 @@ def _collect(command: CollectCommand) -> int:
 
 def _fit(command: FitCommand) -> int:
     check_output(command.output)
+    if command.plot:
+        check_output(command.plot)
     from diffusion_jax.sweep.collect import read_records
     from diffusion_jax.sweep.report import draw, fit_records
 

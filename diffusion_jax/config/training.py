@@ -97,7 +97,7 @@ class TrainConfig:
             self.keep_checkpoints,
             "at least 2, so that a damaged newest checkpoint leaves one to fall back on",
         )
-        require(self.seed >= 0, "train.seed", self.seed, "0 or more")
+        require(0 <= self.seed < 2**32, "train.seed", self.seed, "from 0 to 2**32 - 1")
         require(
             self.batch_size % self.microbatches == 0,
             "train.microbatches",

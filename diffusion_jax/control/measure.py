@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.control.choose import order
-from diffusion_jax.control.compose import Plan
 from diffusion_jax.control.judge import Judge, Verdict
 from diffusion_jax.control.steer import Candidate, Controller
+from diffusion_jax.control.wishes import Plan
 from diffusion_jax.text.control_targets import Target
 
 Texts = Sequence[Sequence[str]]

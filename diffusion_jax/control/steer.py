@@ -12,19 +12,17 @@ import numpy as np
 from diffusion_jax.chain import example_keys, make_chain, run_batches
 from diffusion_jax.classifier_run import TrainedClassifier, check_steerable
 from diffusion_jax.config import ExperimentConfig, GuidanceConfig
-from diffusion_jax.control.compose import (
+from diffusion_jax.control.compose import Wanted, log_probs, make_guidance
+from diffusion_jax.control.score import denoising_score
+from diffusion_jax.control.wishes import (
     Plan,
     PlanRow,
-    Wanted,
     Wish,
     check_targets,
-    log_probs,
-    make_guidance,
     plan_row,
     plan_wishes,
     stack_wishes,
 )
-from diffusion_jax.control.score import denoising_score
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Generator, check_batch_and_seed
 from diffusion_jax.models.base import Model

@@ -119,7 +119,7 @@ def parse_span(item: str) -> Span:
     extent, equals, label = item.partition("=")
     start, colon, end = extent.partition(":")
     if not (
-        equals and colon and label.strip() and start.strip().isdigit() and end.strip().isdigit()
+        equals and colon and label.strip() and start.strip().isdecimal() and end.strip().isdecimal()
     ):
         raise UserError(f"span {item!r} is not START:END=LABEL, for example 3:5=PP")
     return int(start), int(end), label.strip()
@@ -185,6 +185,10 @@ def target_from_json(record: Any) -> Target:
     if "attr" in record:
         attributes |= _published_attribute(record["attr"])
     pos = record.get("pos")
+    if not (pos is None or isinstance(pos, str) or _all_texts(pos)):
+        raise UserError(
+            f'pos is {pos!r}; it must be a text, or a list of tags ["DET", "NOUN", ...]'
+        )
     if isinstance(pos, list) and pos[:1] == ["START"]:
         pos = [tag for tag in pos if tag not in ("START", "END", "PAD")]
     length = record.get("length")
@@ -251,11 +255,17 @@ def _check_spans(target: Target, num_tokens: int | None) -> None:
 
 
 def _typed(record: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
-    value = record.get(name, default)
-    if value is not None and not isinstance(value, kind):
+    value = record.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
         names = {dict: "an object", list: "a list", str: "a text"}
         raise UserError(f"{name} is {value!r}; it must be {names[kind]}")
     return value
+
+
+def _all_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _json_span(value: Any) -> Span:
@@ -271,7 +281,7 @@ def _json_span(value: Any) -> Span:
 
 def _published_attribute(words: Any) -> dict[str, str]:
     """Read ``["customer", "rating", ":", "5", "out", "of", "5"]``."""
-    if not isinstance(words, list) or ":" not in words:
+    if not _all_texts(words) or ":" not in words:
         raise UserError(f'attribute {words!r} is not ["field", ":", "value"]')
     colon = words.index(":")
     name, value = " ".join(words[:colon]), " ".join(words[colon + 1 :])
@@ -282,6 +292,8 @@ def _published_attribute(words: Any) -> dict[str, str]:
 
 def _reference(record: Mapping[str, Any]) -> str | None:
     words = record.get("words_")
-    if isinstance(words, list):
+    if words is not None:
+        if not _all_texts(words):
+            raise UserError(f"words_ is {words!r}; it must be a list of words")
         return " ".join(word for word in words if word not in ("START", "END", "PAD"))
     return record.get("reference")

@@ -1,6 +1,7 @@
 """Reading text files safely: every complaint names the file and the line."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -33,17 +34,34 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """
     path = check_file(path)
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if number == 1:
-                raw = raw.removeprefix(_BOM)
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: not UTF-8 text (byte {error.object[error.start]:#04x} "
-                    f"at position {error.start}); convert the file to UTF-8"
-                ) from None
-            yield number, line.removesuffix("\n").removesuffix("\r")
+        yield from _decoded(file, str(path))
+
+
+def read_standard_input() -> Iterator[tuple[int, str]]:
+    """Yield what ``read_lines`` does, from standard input, as its lines come.
+
+    Raises:
+        UserError: there is no line, or one is not UTF-8.
+    """
+    number = 0
+    for number, line in _decoded(sys.stdin.buffer, "standard input"):
+        yield number, line
+    if number == 0:
+        raise UserError("standard input is empty; give one text a line")
+
+
+def _decoded(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    for number, raw in enumerate(lines, start=1):
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}, line {number}: not UTF-8 text (byte {error.object[error.start]:#04x} "
+                f"at position {error.start}); convert it to UTF-8"
+            ) from None
+        yield number, line.removesuffix("\n").removesuffix("\r")
 
 
 def listing(wanted: str, present: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """What a user can get wrong: one clear line, exit code 2, nothing compiled, nothing overwritten."""
 
+import io
 import json
 import pickle
 import shutil
@@ -9,6 +10,7 @@ import pytest
 
 from diffusion_jax import generate, training_run
 from diffusion_jax.cli import main
+from diffusion_jax.text.files import read_standard_input
 from tests.integration.small import FILE
 
 CSV = "mr,ref\nname[The Fox],there is a fox\nname[The Barn],there is a barn\n"
@@ -122,6 +124,7 @@ def test_a_bad_option(train_refused, options, message):
         (["--train.steps", "many"], "many"),
         (["--train.steps", "0"], "train.steps = 0 is not allowed; give at least 1"),
         (["--data.task", "poem"], "poem"),
+        (["--train.seed", "99999999999"], "from 0 to 2**32 - 1"),
     ],
 )
 def test_what_the_parser_refuses_is_said_with_the_nearest_name(tmp_path, capsys, options, message):
@@ -296,7 +299,24 @@ def test_bad_sources(refused, untrained, tmp_path):
     )
     assert "no column 'src'" in refused(*command, sources(b'{"text": "a"}\n', "in.jsonl"))
     assert "candidates" in refused(*command, sources(b"a\n"), "--candidates", "0")
+    assert "at most 52" in refused(*command, sources(b"a\n"), "--max-target", "500")
+    for name in ("in.csv", "in.json"):
+        assert "one a line" in refused(*command, sources(b"a\n", name))
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "is empty"), (b"a\n\xff\n", "standard input, line 2: not UTF-8")]
+)
+def test_bad_standard_input(capsys, untrained, monkeypatch, content, message):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["generate", str(untrained["pair"]), "-i", "-"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_standard_input_is_read_as_files_are(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa b\r\nc")))
+    assert list(read_standard_input()) == [(1, "a b"), (2, "c")]
 
 
 def test_sample_and_generate_are_not_confused(refused, untrained, tmp_path):
@@ -324,3 +344,7 @@ def test_no_output_is_overwritten(refused, untrained, tmp_path):
     assert "line 1 is not output of this command" in refused(*resume)
     (tmp_path / "out.txt").write_text('{"id": 0, "source": "a b", "candidates": ["a"]}\nhalf')
     assert "candidates" in refused(*resume, "--candidates", "2")
+    # A file of another kind has no complete line: nothing of it may be cut off.
+    (tmp_path / "out.txt").write_text("precious, without a line end")
+    assert "an unfinished line that is not output" in refused(*resume)
+    assert "the name of the output file is empty" in refused(*command, "-o", "")

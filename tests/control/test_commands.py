@@ -1,10 +1,15 @@
 """The commands: what is refused with exit code 2, and what a line of output holds."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from diffusion_jax.cli import main
+from diffusion_jax.cli.control import check_all_used
+from diffusion_jax.config import GuidanceConfig
+from diffusion_jax.errors import UserError
+from diffusion_jax.text.control_targets import Target, read_targets
 
 BAD = {
     "nothing asked": [],
@@ -21,7 +26,50 @@ BAD = {
     "no such classifier": ["--length", "5", "--classifier", "nowhere"],
     "targets twice": ["--length", "5", "--targets", "t.jsonl"],
     "no such targets": ["--targets", "nowhere.jsonl"],
+    "keywords that do not fit": ["--length", "1", "--keyword", "the", "--keyword", "is"],
+    "an empty keyword": ["--keyword", " "],
+    "a weight of nothing": ["--length", "5", "--guidance.pos-weight", "3"],
+    "bounds without room": ["--length", "5", "--min-hole", "3", "--max-hole", "2"],
+    "no number": ["--span", "\u00b2:3=NP"],
 }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"pos": 5}',
+        '{"pos": ["DET", 5]}',
+        '["food", ":", 5]',
+        '{"length": 5, "words_": [1]}',
+        '{"attributes": null}',
+    ],
+)
+def test_a_target_of_the_wrong_kind_is_named_by_its_line(line, untrained, capsys, tmp_path):
+    targets = tmp_path / "targets.jsonl"
+    targets.write_text(line + "\n")
+    assert main(["control", str(untrained), "--targets", str(targets)]) == 2
+    assert f"{targets}, line 1: " in capsys.readouterr().err
+
+
+def test_null_asks_for_nothing(tmp_path):
+    targets = tmp_path / "targets.jsonl"
+    nothing = '"attributes": null, "spans": null, "keywords": null, "tree": null, "pos": null'
+    targets.write_text('{"length": 5, ' + nothing + "}\n")
+    assert read_targets(targets)[0].controls() == ("length",)
+
+
+def test_one_file_is_not_two(untrained, capsys, tmp_path):
+    both = str(tmp_path / "both.html")
+    asked = ["control", str(untrained), "--length", "5", "--trace", both, "-o", both]
+    assert main(asked) == 2
+    assert "give two files" in capsys.readouterr().err
+
+
+def test_a_classifier_that_nothing_needs_is_refused():
+    told = {"attribute": SimpleNamespace(path="runs/attribute")}
+    check_all_used(GuidanceConfig(), told, [Target(length=5), Target(attributes={"food": "thai"})])
+    with pytest.raises(UserError, match="runs/attribute tells attribute, and nothing"):
+        check_all_used(GuidanceConfig(), told, [Target(length=5)])
 
 
 @pytest.fixture

@@ -10,17 +10,9 @@ import pytest
 from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.config import GuidanceConfig
 from diffusion_jax.control.choose import order, rank
-from diffusion_jax.control.compose import (
-    Plan,
-    Wanted,
-    Wish,
-    _ways,
-    log_probs,
-    make_guidance,
-    plan_wishes,
-    stack_wishes,
-)
+from diffusion_jax.control.compose import Wanted, _ways, log_probs, make_guidance
 from diffusion_jax.control.steer import Candidate, Controller, _shares
+from diffusion_jax.control.wishes import Plan, Wish, plan_wishes, stack_wishes
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance import fixed_words, keywords, latent_posterior
 from diffusion_jax.models.base import bind

@@ -127,7 +127,7 @@ def test_generate_from_standard_input_and_json_lines(
     generated, runs, sources, written, monkeypatch, tmp_path
 ):
     few = sources.read_text(encoding="utf-8").splitlines()[:4]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(few) + "\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("\n".join(few) + "\n").encode())))
     typed = written(*generate_arguments(runs, "-", "-"))
     assert typed.encode() == b"".join(generated.splitlines(keepends=True)[:4])
     lines = tmp_path / "in.jsonl"

@@ -196,7 +196,7 @@ def test_wordpiece_vocabulary_must_be_one(tmp_path):
         ("words", {}, "did you mean 'word'"),
         ("word", {"vocab_size": 10}, "no option vocab_size"),
         ("word", {"threshold": 1000}, "lower the threshold"),
-        ("word", {"threshold": 1, "vocab_file": "v.txt"}, "leave out threshold"),
+        ("word", {"threshold": 1, "vocab_file": "v.txt"}, "to which min_count would do nothing"),
         ("sentencepiece", {}, "needs vocab_size"),
         ("wordpiece", {}, "needs vocab_file"),
         ("wordpiece", {"vocab_file": "absent.txt"}, "no such file"),

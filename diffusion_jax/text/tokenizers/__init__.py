@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 # What build_tokenizer takes for each kind, beside the texts.
+# What users call an option, where it is not its name here.
+_NAMES = {"threshold": "min_count"}
 _OPTIONS = {
     "word": ("threshold", "vocab_file"),
     "sentencepiece": ("vocab_size", "model_type", "vocab_file", "lowercase"),
@@ -137,6 +139,7 @@ def _check_options(kind: str, options: dict[str, Any]) -> None:
         raise UserError("tokenizer 'sentencepiece' needs vocab_size (or vocab_file, a model)")
     if kind != "wordpiece" and "vocab_file" in options and len(options) > 1:
         raise UserError(
-            f"tokenizer {kind!r}: vocab_file is a finished vocabulary; "
-            f"leave out {', '.join(sorted(options.keys() - {'vocab_file'}))}"
+            f"tokenizer {kind!r}: vocab_file {options['vocab_file']} is a finished vocabulary, to "
+            f"which {', '.join(_NAMES.get(n, n) for n in sorted(options.keys() - {'vocab_file'}))} "
+            "would do nothing; leave out one or the other"
         )
