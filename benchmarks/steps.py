@@ -19,6 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ import jax
 import numpy as np
 
 import diffusion_jax
-from diffusion_jax.chain import example_keys, make_reverse, run_batches
+from diffusion_jax.chain import example_keys, make_reverse
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.evaluate.overlap import corpus_bleu
 from diffusion_jax.experiment import open_validation
@@ -34,7 +35,8 @@ from diffusion_jax.generate import Generator, with_sample_options
 from diffusion_jax.models.base import Model
 from diffusion_jax.program import Program
 from diffusion_jax.text.grammar import load_grammar
-from diffusion_jax.text.packing import unpack_target
+from diffusion_jax.text.packing import Row, unpack_target
+from diffusion_jax.text.targets import RowShape
 from diffusion_jax.workdir import Workdir
 
 # What a run's configuration says of these shall not differ between the lines.
@@ -60,6 +62,7 @@ STANDARD = (
 )
 CALLS = (1, 2, 5, 10, 20, 50, 200, 2000)
 CLAMPS = ("all", "none")
+BATCH_SIZE = 50
 MEASURES = ("says_exactly", "in_language", "bleu")
 
 
@@ -107,34 +110,38 @@ def make_judge(config: ExperimentConfig) -> Callable[[list[str], list[str]], dic
 
 def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int) -> dict[str, Any]:
     """Write texts for the first rows with these sampling options, and judge them."""
-    generator = trained.generator
-    config = with_sample_options(generator.config, options)
-    reverse = jax.jit(
-        make_reverse(
-            *(trained.model, config.model, generator.schedule, config.sample),
-            absorb_rate=config.diffusion.absorb_rate,
-        )
+    config = with_sample_options(trained.generator.config, options)
+    reverse = make_reverse(
+        *(trained.model, config.model, trained.generator.schedule, config.sample),
+        absorb_rate=config.diffusion.absorb_rate,
     )
+    generator = replace(trained.generator, config=config, reverse=jax.jit(reverse))
     num_rows = min(num_rows, len(trained.input_ids))
     ids, masks = trained.input_ids[:num_rows], trained.noise_mask[:num_rows]
-    rows = (example_keys(seed, range(num_rows)), ids, masks)
+    keys = example_keys(seed, range(num_rows))
 
-    def write() -> tuple[np.ndarray, float]:
+    def write() -> tuple[list[str], float]:
         start = time.process_time()
-        written = run_batches(lambda *batch: reverse(generator.params, *batch), rows, num_rows)
-        return written, time.process_time() - start
+        if config.data.task == "text":
+            texts = generator.sample(num_rows, seed=seed, batch_size=num_rows)
+        else:
+            packed = [Row(*row) for row in zip(ids, masks)]
+            rows = generator.rows_to_write(packed, RowShape(config.data.length, 1, 1, 0))
+            bucket = config.data.length_bucket if config.model.length_head else None
+            texts = generator.write_rows(rows, keys, bucket or None, BATCH_SIZE)
+        return texts, time.process_time() - start
 
     written, first_s = write()
     # The first call compiled; the second one is the cost, where it does not take too long.
     cost_s = write()[1] if first_s < 10 else None
 
-    def decode(token_ids: np.ndarray) -> list[str]:
-        targets = (unpack_target(i, m, generator.tokenizer) for i, m in zip(token_ids, masks))
-        if config.data.task == "text":
-            targets = iter(token_ids)
-        return [generator.tokenizer.decode(target) for target in targets]
+    def reference(token_ids: np.ndarray, mask: np.ndarray) -> str:
+        target = token_ids
+        if config.data.task == "pair":
+            target = unpack_target(token_ids, mask, generator.tokenizer)
+        return generator.tokenizer.decode(target)
 
-    values = make_judge(config)(decode(written), decode(ids))
+    values = make_judge(config)(written, list(map(reference, ids, masks)))
     return {**values, "rows": num_rows, "cpu_s_without_compile": cost_s}
 
 

@@ -249,16 +249,20 @@ class Generator:
         num_rows = None
         while texts := list(islice(sources, per_window)):
             packed = [self._pack(text, first_index + i) for i, text in enumerate(texts)]
-            rows = shape.rows(packed, self._lengths(packed), self.tokenizer.pad_id)
+            rows = self.rows_to_write(packed, shape)
             indices = range(first_index, first_index + len(texts))
             row_keys = example_keys(seed, indices, per_source)
             # No later batch is larger than the first: filled up to its size, they need no program
             # of their own.
             num_rows = num_rows or min(batch_size, len(rows))
-            written = self._write(rows, row_keys, bucket, num_rows)
+            written = self.write_rows(rows, row_keys, bucket, num_rows)
             for i, text in enumerate(texts):
                 yield Generation(text, written[i * per_source : (i + 1) * per_source])
             first_index += len(texts)
+
+    def rows_to_write(self, packed: Sequence[Row], shape: RowShape) -> list[Row]:
+        """Return ``shape``'s rows for packed sources, their ends as the length head has them."""
+        return shape.rows(packed, self._lengths(packed), self.tokenizer.pad_id)
 
     def _lengths(self, packed: Sequence[Row]) -> np.ndarray | None:
         """Return log-probabilities of target lengths [N, lengths], where the model knows them."""
@@ -268,10 +272,17 @@ class Generator:
         masks = np.stack([row.noise_mask for row in packed])
         return np.asarray(self.length_log_probs(self.params, ids, masks))
 
-    def _write(
+    def write_rows(
         self, rows: Sequence[Row], row_keys: jax.Array, bucket: int | None, batch_size: int
     ) -> list[str]:
-        """Run rows of one length together and return their texts in the order of the rows."""
+        """Run rows of one length together and return their texts in the order of the rows.
+
+        Args:
+            rows: of pairs, N of them.
+            row_keys: typed keys [N].
+            bucket: rows are cut to a multiple of it; None leaves them whole.
+            batch_size: rows per compiled call.
+        """
         full = self.config.data.length
         ends = [row_end(row, bucket, full) for row in rows]
         texts: list[str] = [""] * len(rows)
