@@ -71,7 +71,7 @@ def config(scale: str = "full") -> ExperimentConfig:
                 length_head=True,
             ),
             diffusion=DiffusionConfig(
-                timestep_sampler="stratified", self_cond_rate=0.5, positions="all"
+                timestep_sampler="stratified", self_cond_rate=0.5, positions="target"
             ),
             optim=OptimConfig(
                 learning_rate=3e-3, warmup_steps=200, clip_norm=1.0, betas=(0.9, 0.95)
