@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -372,10 +373,10 @@ class Controller:
 
 
 def decode(row: np.ndarray, tokenizer: Tokenizer) -> str:
-    """Return a row's text, with the line end that ``Tokenizer.decode`` strips (it is a token)."""
-    text = tokenizer.decode(row)
-    ended = tokenizer.tokens(content_ids(row, tokenizer))[-1:] == ["\n"]
-    return f"{text} \n" if ended else text
+    """Return a row's text with the line ends that ``Tokenizer.decode`` strips; they are tokens."""
+    tokens = tokenizer.tokens(content_ids(row, tokenizer))
+    ends = len(list(takewhile(lambda token: token == "\n", reversed(tokens))))
+    return tokenizer.decode(row) + " \n" * ends
 
 
 def _is_complete(row: np.ndarray, plan: Plan, tokenizer: Tokenizer) -> bool:

@@ -11,7 +11,7 @@ from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.config import GuidanceConfig
 from diffusion_jax.control.choose import order, rank
 from diffusion_jax.control.compose import Wanted, _ways, log_probs, make_guidance
-from diffusion_jax.control.steer import Candidate, Controller, _shares
+from diffusion_jax.control.steer import Candidate, Controller, _shares, decode
 from diffusion_jax.control.wishes import Plan, Wish, plan_wishes, stack_wishes
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance import fixed_words, keywords, latent_posterior
@@ -20,6 +20,7 @@ from diffusion_jax.samplers import Anchor, step_grid
 from diffusion_jax.schedules import make_schedule
 from diffusion_jax.text.control_targets import Target, make_target
 from diffusion_jax.text.templates import keeps, parse_template
+from diffusion_jax.text.tokenizers.word import WordTokenizer
 from diffusion_jax.types import StepInfo, StepOutput
 
 ATTRIBUTE = make_target(attributes=["food=thai"])
@@ -320,6 +321,18 @@ def test_each_kind_of_control_goes_its_way(options, ways):
     if not options:
         found = _ways(["pos", "attribute"], GuidanceConfig(), draws_noise=False)
         assert found == {("adagrad", "denoiser"): ["attribute"], ("adagrad", "classifier"): ["pos"]}
+
+
+def test_every_line_end_is_a_token_of_the_text():
+    """Corpora with data.keep_newline have one at the end; a model may write it twice."""
+    tokenizer = WordTokenizer(["the", "pub", "\n"])
+    (end,) = tokenizer.encode("\n")
+    the, pub = tokenizer.encode("the pub")
+    for ends in (0, 1, 2):
+        row = [tokenizer.start_id, the, pub, *[end] * ends, tokenizer.end_id, tokenizer.pad_id]
+        text = decode(np.asarray(row), tokenizer)
+        assert text == "the pub" + " \n" * ends
+        assert len(tokenizer.encode(text)) == 2 + ends
 
 
 def test_samples_go_to_the_layouts_that_the_model_likes():
