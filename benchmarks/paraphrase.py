@@ -12,7 +12,7 @@ previews.
 - published: DiffuSeq's loss over all positions, loss-aware timesteps, no self-conditioning, no
   bias by distance, full rows with padding of its own making; 2000 ancestral steps of the larger
   variance, estimates not clamped.
-- recommended: the experiment as it stands, 20 steps.
+- recommended: the experiment as it stands (20 steps, not clamped).
 
 The first candidate of each source makes the line of one candidate, as a candidate depends on seed,
 source and its own number alone; of several one is chosen by minimum Bayes risk with BLEU. Speed
@@ -58,7 +58,7 @@ def configured(writer: str, arguments: argparse.Namespace) -> Config:
         train=replace(config.train, seed=arguments.seed, validate_every=0, preview_every=0),
     )
     if writer == "recommended":
-        return replace(config, sample=replace(config.sample, steps=20))
+        return config
     model = config.model
     if writer == "published":
         return replace(
