@@ -184,7 +184,8 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         axes[0].set_ylabel(measure.replace("_", " "))
     grid[0][0].legend(fontsize=8)
     run, steps = rows[0]["run"], rows[0]["train_steps"]
-    figure.suptitle(f"{run}, {steps} training steps; bars are one standard error")
+    bars = "; bars are one standard error" * (measures != ["bleu"])
+    figure.suptitle(f"{run}, {steps} training steps{bars}")
     figure.tight_layout()
     figure.savefig(path.with_suffix(".png"), dpi=110)
 
