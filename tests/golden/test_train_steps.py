@@ -109,6 +109,7 @@ def test_three_steps(case):
             gap = np.abs(named[name] - golden[f"{prefix}/{name}"])
             # Adam divides by the gradient's size: single elements with a gradient near 1e-8 differ.
             assert gap.max() <= 4 * error + 5e-5, (prefix, name)
-            assert np.quantile(gap, 0.99) <= 1e-6, (prefix, name)
+            # Steps are of 1e-4; compilers of different ages round a bias of 64 elements by 1.1e-6.
+            assert np.quantile(gap, 0.99) <= 2e-6, (prefix, name)
             compared += 1
     assert compared >= 30
