@@ -77,7 +77,8 @@ def test_scale_zero_is_no_guidance(unguided):
 
 def test_a_window_that_no_step_is_in_is_no_guidance(unguided):
     never = gradient_guidance(observation, min_t=100)
-    np.testing.assert_array_equal(run(ddpm(), 100, guidance=never), unguided)
+    # Another program, with a branch that is never taken: its rounding may differ, by compiler.
+    np.testing.assert_allclose(run(ddpm(), 100, guidance=never), unguided, atol=1e-5)
 
 
 def test_the_slope_is_that_at_the_mean_with_anchors_as_kept():
