@@ -7,7 +7,6 @@ away; compilation is left out of it.
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,8 @@ from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from diffusion_jax import experiment
+from diffusion_jax.autoregressive_run import train_autoregressive
 from diffusion_jax.config import AutoregressiveRunConfig, ExperimentConfig
 from diffusion_jax.train.events import StepEvent
 from diffusion_jax.train.progress import ProgressReport
@@ -24,8 +25,6 @@ COMPILED_ABOVE = 4.0
 """A step that took more than this many medians compiled for a new length of row."""
 
 Config = ExperimentConfig | AutoregressiveRunConfig
-Train = Callable[[Any, Path, ProgressReport], str | None]
-"""(config of one kind, directory, report) trains, or goes on; returns what signal stopped it."""
 
 
 class Clock(ProgressReport):
@@ -51,7 +50,14 @@ def with_steps(config: Any, steps: int) -> Any:
     )
 
 
-def seconds_per_step(config: Config, train: Train) -> float:
+def train(config: Config, workdir: Path, report: ProgressReport) -> str | None:
+    """Train, or go on; return the signal that stopped it, if any."""
+    if isinstance(config, ExperimentConfig):
+        return experiment.train(config, workdir, resume=True, report=report).fit.stopped_by
+    return train_autoregressive(config, workdir, resume=True, report=report).fit.stopped_by
+
+
+def seconds_per_step(config: Config) -> float:
     """Return the mean processor time of a step, from a run that is thrown away."""
     clock = Clock()
     with TemporaryDirectory() as folder:
@@ -62,7 +68,7 @@ def seconds_per_step(config: Config, train: Train) -> float:
     return fmean(cost for cost in costs if cost <= limit)
 
 
-def train_for(seconds: float, config: Config, train: Train, workdir: Path) -> dict[str, Any]:
+def train_for(seconds: float, config: Config, workdir: Path) -> dict[str, Any]:
     """Train for a processor time, or go on; return what it took.
 
     The plan is kept beside the run, in ``workdir.json``, so that the same call goes on with it.
@@ -74,7 +80,7 @@ def train_for(seconds: float, config: Config, train: Train, workdir: Path) -> di
     if plan_file.exists():
         plan = json.loads(plan_file.read_text())
     else:
-        each = seconds_per_step(config, train)
+        each = seconds_per_step(config)
         plan = {
             "train_steps": max(1, int(seconds / each)),
             "step_cpu_s": round(each, 4),

@@ -29,9 +29,8 @@ from pathlib import Path
 
 from benchmarks.equal_time import Config, train_for
 from benchmarks.records import record
-from diffusion_jax import experiment
-from diffusion_jax.autoregressive_run import TrainedAutoregressive, train_autoregressive
-from diffusion_jax.config import AutoregressiveRunConfig, ExperimentConfig, SampleConfig
+from diffusion_jax.autoregressive_run import TrainedAutoregressive
+from diffusion_jax.config import AutoregressiveRunConfig, SampleConfig
 from diffusion_jax.config.control import AUTOREGRESSIVE_OPTIM
 from diffusion_jax.config_io import load_experiment
 from diffusion_jax.evaluate.presets import PRESETS
@@ -39,7 +38,6 @@ from diffusion_jax.generate import Generator
 from diffusion_jax.mbr import RULES, mbr_select
 from diffusion_jax.scale.host_memory import use_memory_well
 from diffusion_jax.text.corpora import open_corpus
-from diffusion_jax.train.progress import ProgressReport
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "qqp.py"
 WRITERS = ("autoregressive", "published", "recommended")
@@ -86,13 +84,6 @@ def configured(writer: str, arguments: argparse.Namespace) -> Config:
         train=config.train,
     )
     return replace(run, model=replace(run.model, **shape, attention_dropout=0.0))
-
-
-def train(config: Config, workdir: Path, report: ProgressReport) -> str | None:
-    """Train, or go on; return the signal that stopped it, if any."""
-    if isinstance(config, ExperimentConfig):
-        return experiment.train(config, workdir, resume=True, report=report).fit.stopped_by
-    return train_autoregressive(config, workdir, resume=True, report=report).fit.stopped_by
 
 
 Arrived = Callable[[int], None]
@@ -178,7 +169,7 @@ def figures(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]
 def measure(writer: str, arguments: argparse.Namespace) -> None:
     """Train one writer, let it write, and append what came of it."""
     workdir = arguments.runs / f"{writer}-seed{arguments.seed}"
-    plan = train_for(arguments.seconds, configured(writer, arguments), train, workdir)
+    plan = train_for(arguments.seconds, configured(writer, arguments), workdir)
     pairs = list(open_corpus(arguments.valid, task="pair", size=arguments.sources))
     sources, references = [pair.src for pair in pairs], [pair.trg for pair in pairs]
     write = writing(writer, workdir, arguments.seed)

@@ -19,7 +19,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +26,11 @@ import jax
 import numpy as np
 
 import diffusion_jax
-from diffusion_jax.chain import example_keys, make_reverse
+from diffusion_jax.chain import example_keys
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.evaluate.overlap import corpus_bleu
 from diffusion_jax.experiment import open_validation
-from diffusion_jax.generate import Generator, with_sample_options
-from diffusion_jax.models.base import Model
-from diffusion_jax.program import Program
+from diffusion_jax.generate import Generator
 from diffusion_jax.text.grammar import load_grammar
 from diffusion_jax.text.packing import Row, unpack_target
 from diffusion_jax.text.targets import RowShape
@@ -70,7 +67,6 @@ class Trained(NamedTuple):
     """A run, read once for all points."""
 
     generator: Generator
-    model: Model
     input_ids: np.ndarray
     noise_mask: np.ndarray
 
@@ -82,8 +78,7 @@ def read_run(path: str, num_rows: int) -> Trained:
     if store is None:
         raise SystemExit(f"{path} has no validation set; train with --data.validation")
     rows = store.rows(np.arange(min(num_rows, len(store))))
-    model = Program.build(generator.config).model
-    return Trained(generator, model, rows["input_ids"], rows["noise_mask"])
+    return Trained(generator, rows["input_ids"], rows["noise_mask"])
 
 
 def make_judge(config: ExperimentConfig) -> Callable[[list[str], list[str]], dict[str, float]]:
@@ -110,12 +105,8 @@ def make_judge(config: ExperimentConfig) -> Callable[[list[str], list[str]], dic
 
 def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int) -> dict[str, Any]:
     """Write texts for the first rows with these sampling options, and judge them."""
-    config = with_sample_options(trained.generator.config, options)
-    reverse = make_reverse(
-        *(trained.model, config.model, trained.generator.schedule, config.sample),
-        absorb_rate=config.diffusion.absorb_rate,
-    )
-    generator = replace(trained.generator, config=config, reverse=jax.jit(reverse))
+    generator = trained.generator.with_sampling(**options)
+    config = generator.config
     num_rows = min(num_rows, len(trained.input_ids))
     ids, masks = trained.input_ids[:num_rows], trained.noise_mask[:num_rows]
     keys = example_keys(seed, range(num_rows))
@@ -127,8 +118,8 @@ def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int)
         else:
             packed = [Row(*row) for row in zip(ids, masks)]
             rows = generator.rows_to_write(packed, RowShape(config.data.length, 1, 1, 0))
-            bucket = config.data.length_bucket if config.model.length_head else None
-            texts = generator.write_rows(rows, keys, bucket or None, BATCH_SIZE)
+            bucket = generator.trained_bucket() or None
+            texts = generator.write_rows(rows, keys, bucket, BATCH_SIZE)
         return texts, time.process_time() - start
 
     written, first_s = write()

@@ -23,7 +23,6 @@ import numpy as np
 
 from benchmarks.equal_time import train_for
 from benchmarks.records import record
-from diffusion_jax import experiment
 from diffusion_jax.config import ExperimentConfig, TokenizerConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.overlap import corpus_bleu
@@ -32,7 +31,6 @@ from diffusion_jax.quickstart import quickstart_config
 from diffusion_jax.scale.host_memory import use_memory_well
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.grammar import load_grammar
-from diffusion_jax.train.progress import ProgressReport
 
 _TARGET: dict[str, Any] = {"diffusion.positions": "target"}
 _BASE = {
@@ -151,11 +149,6 @@ def judge(texts: Sequence[str], wanted: Sequence[str], attributes: Sequence[Any]
     return figures
 
 
-def train(config: ExperimentConfig, workdir: Path, report: ProgressReport) -> str | None:
-    """Train, or go on; return the signal that stopped it, if any."""
-    return experiment.train(config, workdir, resume=True, report=report).fit.stopped_by
-
-
 def fits(generator: Generator, source: str) -> bool:
     """Return whether a source can be written for: training dropped what could not."""
     try:
@@ -168,14 +161,15 @@ def fits(generator: Generator, source: str) -> bool:
 def measure(preset: str, arguments: argparse.Namespace, runs: Path) -> None:
     """Train one preset and judge what it writes; a line is written as soon as it is known."""
     workdir = runs / f"{preset}-seed{arguments.seed}"
-    plan = train_for(arguments.seconds, configured(preset, arguments), train, workdir)
+    plan = train_for(arguments.seconds, configured(preset, arguments), workdir)
+    generator = Generator.from_checkpoint(workdir)
     rows = list(zip(*references(arguments)))
+    if generator.config.data.on_long == "drop":
+        rows = [row for row in rows if fits(generator, row[0])]
+    sources, wanted, attributes = zip(*rows)
     for options in (*SAMPLERS, *MORE_SAMPLERS.get(preset, ())):
-        generator = Generator.from_checkpoint(workdir, **options)
-        if generator.config.data.on_long == "drop":
-            rows = [row for row in rows if fits(generator, row[0])]
-        sources, wanted, attributes = zip(*rows)
-        written = generator.generate(sources, batch_size=100, seed=arguments.seed)
+        writer = generator.with_sampling(**options)
+        written = writer.generate(sources, batch_size=100, seed=arguments.seed)
         texts = [generation.candidates[0] for generation in written]
         row = {
             "preset": preset,

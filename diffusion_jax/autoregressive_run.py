@@ -266,7 +266,7 @@ def train_autoregressive(
             config = replace(config, model=replace(config.model, **sizes))
             if going_on:
                 directory.check_same_run(config)
-                directory.check_same_data(f"{rows.checksum:08x}")
+                directory.check_same_data(rows.checksum)
             if config.train.tensorboard:
                 require_tensorboard()
             model = autoregressive_transformer(config.model)
@@ -292,7 +292,7 @@ def train_autoregressive(
             directory,
             placed,
             rows,
-            metadata={"tokenizer": tokenizer.fingerprint(), "data": f"{rows.checksum:08x}"},
+            tokenizer=tokenizer,
             report=report,
             state_hooks=lambda outputs: [
                 *validation_hooks(placed, held_out, outputs),

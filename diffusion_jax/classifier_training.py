@@ -191,7 +191,7 @@ def train_classifier(
             config = replace(config, model=replace(config.model, num_classes=labels.num_classes))
             if going_on:
                 directory.check_same_run(config)
-                directory.check_same_data(f"{rows.checksum:08x}")
+                directory.check_same_data(rows.checksum)
             if config.train.tensorboard:
                 require_tensorboard()
             classifier = noise_aware_classifier(config.model)
@@ -212,7 +212,7 @@ def train_classifier(
             directory,
             placed,
             rows,
-            metadata={"tokenizer": base.tokenizer.fingerprint(), "data": f"{rows.checksum:08x}"},
+            tokenizer=base.tokenizer,
             report=report,
             state_hooks=lambda outputs: validation_hooks(placed, held_out, outputs),
             dtype=config.model.dtype,

@@ -210,7 +210,7 @@ def train(
             config = complete(config, data.tokenizer)
             if going_on:
                 directory.check_same_run(config)
-                directory.check_same_data(f"{data.train.checksum:08x}")
+                directory.check_same_data(data.train.checksum)
             _check_installation(config)
             program = Program.build(config, mesh)
             placed = place_learner(program.learner(), mesh)
@@ -230,10 +230,7 @@ def train(
             directory,
             placed,
             data.train,
-            metadata={
-                "tokenizer": data.tokenizer.fingerprint(),
-                "data": f"{data.train.checksum:08x}",
-            },
+            tokenizer=data.tokenizer,
             report=report,
             state_hooks=lambda outputs: [
                 *validation_hooks(placed, data.validation, outputs),

@@ -111,17 +111,15 @@ class Generator:
         """
         program = Program.build(config)
         schedule = program.chain_schedule(params, timestep_state)
-        reverse = make_reverse(
-            program.model,
-            config.model,
-            schedule,
-            config.sample,
-            absorb_rate=config.diffusion.absorb_rate,
-        )
+        reverse = _compiled_chain(program, schedule)
         lengths = program.model.predict_length
-        return cls(
-            config, tokenizer, params, jax.jit(reverse), schedule, lengths and jax.jit(lengths)
-        )
+        return cls(config, tokenizer, params, reverse, schedule, lengths and jax.jit(lengths))
+
+    def with_sampling(self, **sample_options: Any) -> "Generator":
+        """Return the same model with other ways to sample (``config.SampleConfig`` fields)."""
+        config = with_sample_options(self.config, sample_options)
+        reverse = _compiled_chain(Program.build(config), self.schedule)
+        return replace(self, config=config, reverse=reverse)
 
     def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:
         """Write new texts with a model of single texts.
@@ -196,13 +194,17 @@ class Generator:
             raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
         check_batch_and_seed(batch_size, seed)
         if length_bucket is None:
-            ends_known = self.config.model.length_head or max_target > 0
-            length_bucket = self.config.data.length_bucket if ends_known else 0
+            length_bucket = self.trained_bucket(max_target)
         self._check_lengths(length_beam, max_target, length_bucket)
         shape = RowShape(self.config.data.length, length_beam, num_candidates, max_target)
         return self._generate(
             iter(sources), first_index, shape, length_bucket or None, seed, batch_size
         )
+
+    def trained_bucket(self, max_target: int = 0) -> int:
+        """Return the multiple that training cut rows to, 0 where it is not known where they end."""
+        ends_known = self.config.model.length_head or max_target > 0
+        return self.config.data.length_bucket if ends_known else 0
 
     def _check_lengths(self, length_beam: int, max_target: int, length_bucket: int) -> None:
         has_head = self.config.model.length_head
@@ -318,6 +320,19 @@ class Generator:
             (row_keys, ids, noise_mask),
             batch_size,
         )
+
+
+def _compiled_chain(program: Program, schedule: NoiseSchedule) -> Reverse:
+    """Return the chain of a configuration, ready to be compiled."""
+    config = program.config
+    reverse = make_reverse(
+        program.model,
+        config.model,
+        schedule,
+        config.sample,
+        absorb_rate=config.diffusion.absorb_rate,
+    )
+    return jax.jit(reverse)
 
 
 def check_batch_and_seed(batch_size: int, seed: int) -> None:

@@ -28,7 +28,7 @@ from diffusion_jax.scale.sharding import (
     state_shardings,
 )
 from diffusion_jax.text.buckets import BucketLoader
-from diffusion_jax.text.loader import EvalLoader, Loader, RowTable
+from diffusion_jax.text.loader import CheckedRowTable, EvalLoader, Loader, RowTable
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.timesteps import TimestepSampler
 from diffusion_jax.train.events import Every
@@ -43,7 +43,7 @@ from diffusion_jax.train.step import LossFn, TrainStep, make_train_step
 from diffusion_jax.train.summary import run_summary, show_summary
 from diffusion_jax.train.validation import make_validation
 from diffusion_jax.types import Params
-from diffusion_jax.workdir import AnyConfig, Workdir
+from diffusion_jax.workdir import AnyConfig, Workdir, data_mark
 
 
 class Learner(NamedTuple):
@@ -217,9 +217,9 @@ class Outputs(NamedTuple):
 def run_training(
     directory: Workdir,
     placed: Placed,
-    table: RowTable,
+    table: CheckedRowTable,
     *,
-    metadata: Mapping[str, Any],
+    tokenizer: Tokenizer,
     report: ProgressReport,
     state_hooks: Callable[[Outputs], list[Every]],
     dtype: str,
@@ -231,7 +231,7 @@ def run_training(
         directory: of the run; its configuration has been written.
         placed: what is learned, and where.
         table: rows to learn from.
-        metadata: JSON record saved with every checkpoint.
+        tokenizer: of the rows; its fingerprint and their checksum are saved with every checkpoint.
         report: where progress goes.
         state_hooks: makes the hooks that look at the state now and then.
         dtype: of the network's products; its speed is held against that of the machine's.
@@ -290,7 +290,10 @@ def run_training(
             place=placed.place,
             store=store,
             checkpoint_every=options.checkpoint_every,
-            metadata=metadata,
+            metadata={
+                "tokenizer": tokenizer.fingerprint(),
+                "data": data_mark(table.checksum),
+            },
             hooks=[
                 files.enter_context(report),
                 WriteMetrics(*writers, every=options.log_every),

@@ -38,6 +38,12 @@ from diffusion_jax.types import Params
 AnyConfig = ExperimentConfig | ClassifierRunConfig | AutoregressiveRunConfig
 """What a run may be of."""
 
+
+def data_mark(checksum: int) -> str:
+    """Return the checksum of training rows as checkpoints hold it."""
+    return f"{checksum:08x}"
+
+
 # Fields that may differ when a run is resumed: they change what is shown, kept or where it runs,
 # not what is learned.
 RESUMABLE = (
@@ -198,14 +204,14 @@ class Workdir:
             )
         return read_json(self.config_file, kind)
 
-    def check_same_data(self, checksum: str) -> None:
+    def check_same_data(self, checksum: int) -> None:
         """Raise UserError where the rows to learn from are not those of the newest checkpoint."""
-        store = self.checkpoints()
+        store, mark = self.checkpoints(), data_mark(checksum)
         begun_with = store.metadata().get("data") if store.steps() else None
-        if begun_with not in (None, checksum):
+        if begun_with not in (None, mark):
             raise UserError(
                 f"the training data is not what it was when {self.path} was begun (checksum of its "
-                f"rows {begun_with} then, {checksum} now); bring it back, or choose another "
+                f"rows {begun_with} then, {mark} now); bring it back, or choose another "
                 "--workdir"
             )
 

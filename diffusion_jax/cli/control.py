@@ -17,17 +17,6 @@ from diffusion_jax.errors import UserError
 Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
-_CONTROLS_OF = {"attribute": {"attributes"}, "pos": {"pos"}, "tree": {"tree", "spans"}}
-_CONTROLS_OF_WEIGHT = {
-    "attribute_weight": {"attributes"},
-    "pos_weight": {"pos"},
-    "tree_weight": {"tree"},
-    "span_weight": {"spans"},
-    "word_weight": {"keep", "length", "pos", "tree"},
-    "keyword_weight": {"keywords"},
-}
-
-
 @dataclass(frozen=True)
 class TargetOptions:
     """One target; several controls at once are composed.
@@ -146,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     from diffusion_jax.control.choose import order
     from diffusion_jax.control.judge import make_judge
+    from diffusion_jax.control.wishes import check_all_used
 
     controller = load_controller(command)
     if command.choose == "classifier" and not controller.classifiers:
@@ -201,24 +191,6 @@ def load_controller(command: Any) -> Any:
         holes=holes,
         **command.sampling.given(),
     )
-
-
-def check_all_used(guidance: GuidanceConfig, classifiers: Any, targets: Sequence[Any]) -> None:
-    """Raise UserError for a classifier or a weight that no target makes use of."""
-    asked = {control for target in targets for control in target.controls()}
-    for task, controls in _CONTROLS_OF.items():
-        if task in classifiers and not asked & controls:
-            raise UserError(
-                f"the classifier in {classifiers[task].path} tells {task}, and nothing that is "
-                f"asked needs it ({', '.join(sorted(asked))}); leave it out"
-            )
-    for name, controls in _CONTROLS_OF_WEIGHT.items():
-        value = getattr(guidance, name)
-        if value != getattr(type(guidance), name) and not asked & controls:
-            raise UserError(
-                f"--guidance.{name.replace('_', '-')} {value:g} weighs what is not asked for "
-                f"({', '.join(sorted(asked))}); leave it out"
-            )
 
 
 def describe(candidate: Any, verdict: Any) -> dict[str, Any]:

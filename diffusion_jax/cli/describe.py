@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diffusion_jax.cli.options import parse
+from diffusion_jax.cli.options import parse, ready_to_compile
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.config_io import load_experiment
 
@@ -64,11 +64,7 @@ def _complete(command: DescribeCommand) -> ExperimentConfig:
     config = load_experiment(command.path, command.scale)
     if command.vocab_size is not None:
         config = replace(config, model=replace(config.model, vocab_size=command.vocab_size))
-    if config.model.vocab_size is not None:
-        return config.for_shapes()
-    from diffusion_jax.experiment import complete, open_data
-
-    return complete(config, open_data(config).tokenizer)
+    return ready_to_compile(config)
 
 
 def _parameter_table(params: Any) -> "Table":

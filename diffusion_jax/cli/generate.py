@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -147,10 +146,8 @@ def _chooser(name: str | None) -> Callable[[Sequence[str]], dict[str, str]]:
 def _read_sources(path: str) -> Iterator[str]:
     """Yield source texts; the file is opened and looked at at once."""
     from diffusion_jax.text.corpora import open_corpus
-    from diffusion_jax.text.files import read_lines, read_standard_input
+    from diffusion_jax.text.files import read_input
 
-    if path == "-":
-        return (line for _, line in read_standard_input())
     if path.endswith((".json", ".csv", ".tsv")):
         raise UserError(
             f'--input {path}: sources are one a line (.txt), or JSON lines with "src" (.jsonl)'
@@ -158,7 +155,7 @@ def _read_sources(path: str) -> Iterator[str]:
     if path.endswith(".jsonl"):
         corpus = open_corpus(path, columns={"text": "src"}, task="text")
         return (example.text for example in corpus)
-    return (line for _, line in read_lines(Path(path)))
+    return (line for _, line in read_input(path))
 
 
 def _count_done(command: GenerateCommand, sources: Iterator[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffusion_jax.cli.control import HoleOptions, check_all_used, describe, load_controller
+from diffusion_jax.cli.control import HoleOptions, describe, load_controller
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
 from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     targets = _read_templates(command)
     from diffusion_jax.control.choose import rank
     from diffusion_jax.control.judge import make_judge
+    from diffusion_jax.control.wishes import check_all_used
 
     controller = load_controller(command)
     controller.check(targets)
@@ -93,14 +94,13 @@ def main(arguments: Sequence[str]) -> int:
 def _read_templates(command: InfillCommand) -> list:
     """Return one target for each template."""
     from diffusion_jax.text.control_targets import make_target
-    from diffusion_jax.text.files import read_lines, read_standard_input
+    from diffusion_jax.text.files import read_input
 
     if (command.template is None) == (command.input is None):
         raise UserError("give --template, or --input with one template a line")
     if command.template is not None:
         return [make_target(keep=command.template)]
-    found = read_standard_input() if command.input == "-" else read_lines(command.input or "")
-    lines = [line for _, line in found if line.strip()]
+    lines = [line for _, line in read_input(command.input or "") if line.strip()]
     if not lines:
         raise UserError(f"{command.input}: holds no template")
     return [make_target(keep=line) for line in lines]

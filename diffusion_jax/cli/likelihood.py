@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     check_output(command.output)
     from diffusion_jax.evaluate.corpus_bound import corpus_bound
     from diffusion_jax.experiment import open_validation
+    from diffusion_jax.generate import check_batch_and_seed
     from diffusion_jax.program import Program
     from diffusion_jax.workdir import Workdir
 
@@ -62,8 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     timesteps = min(50, most) if command.timesteps is None else command.timesteps
     if not 1 <= timesteps <= most:
         raise UserError(f"--timesteps {timesteps}: the run has {most}; give 1 to {most}")
-    if not 0 <= command.seed < 2**32:
-        raise UserError(f"--seed {command.seed}: give a number from 0 to 2**32 - 1")
+    check_batch_and_seed(command.batch_size, command.seed)
     tokenizer = directory.read_tokenizer()
     store = open_validation(config, tokenizer)
     if store is None:

@@ -9,6 +9,7 @@ from typing import IO, Any, Literal, TypeVar
 
 import tyro
 
+from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.errors import UserError
 
 Command = TypeVar("Command")
@@ -68,6 +69,15 @@ class SampleOverrides:
         """Return the options that were given."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def ready_to_compile(config: ExperimentConfig) -> ExperimentConfig:
+    """Fill in what the compiled shapes need: as it is given, or else as the corpus has it."""
+    if config.model.vocab_size is not None:
+        return config.for_shapes()
+    from diffusion_jax.experiment import complete, open_data
+
+    return complete(config, open_data(config).tokenizer)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from diffusion_jax.cli.options import check_output, output_stream, parse
+from diffusion_jax.cli.options import check_output, output_stream, parse, ready_to_compile
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.config_io import load_experiment
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         jax.config.update("jax_num_cpu_devices", topology.num_chips)
     from diffusion_jax.plan.report import lines, make_plan, search
 
-    config = _with_vocabulary(command.config)
+    config = ready_to_compile(command.config)
     if command.search:
         plans = search(config, topology)
         for rank, plan in enumerate(plans, 1):
@@ -80,15 +80,6 @@ def main(arguments: Sequence[str]) -> int:
             for plan in plans:
                 print(json.dumps(plan), file=stream)
     return 0
-
-
-def _with_vocabulary(config: ExperimentConfig) -> ExperimentConfig:
-    """Set the vocabulary size: as given, or as the corpus has it."""
-    if config.model.vocab_size is not None:
-        return config.for_shapes()
-    from diffusion_jax.experiment import complete, open_data
-
-    return complete(config, open_data(config).tokenizer)
 
 
 def _defaults(arguments: Sequence[str]) -> PlanCommand | None:

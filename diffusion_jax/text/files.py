@@ -37,6 +37,11 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         yield from _decoded(file, str(path))
 
 
+def read_input(path: str) -> Iterator[tuple[int, str]]:
+    """Yield ``read_lines`` of a file, or ``read_standard_input`` for "-"."""
+    return read_standard_input() if path == "-" else read_lines(path)
+
+
 def read_standard_input() -> Iterator[tuple[int, str]]:
     """Yield what ``read_lines`` does, from standard input, as its lines come.
 

@@ -22,6 +22,15 @@ class RowTable(Protocol):
         ...
 
 
+class CheckedRowTable(RowTable, Protocol):
+    """Rows to learn from: a resumed run must know them again."""
+
+    @property
+    def checksum(self) -> int:
+        """The same wherever the same rows are."""
+        ...
+
+
 class Loader:
     """Training batches without end, shuffled anew in every epoch; no row is left out.
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from diffusion_jax.cli import main
-from diffusion_jax.cli.control import check_all_used
 from diffusion_jax.config import GuidanceConfig
+from diffusion_jax.control.wishes import check_all_used
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.control_targets import Target, read_targets
 

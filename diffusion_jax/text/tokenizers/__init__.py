@@ -28,9 +28,9 @@ __all__ = [
     "load_tokenizer",
 ]
 
-# What build_tokenizer takes for each kind, beside the texts.
 # What users call an option, where it is not its name here.
 _NAMES = {"threshold": "min_count"}
+# What build_tokenizer takes for each kind, beside the texts.
 _OPTIONS = {
     "word": ("threshold", "vocab_file"),
     "sentencepiece": ("vocab_size", "model_type", "vocab_file", "lowercase"),
