@@ -77,7 +77,7 @@ def config(scale: str = "full") -> ExperimentConfig:
                 learning_rate=3e-3, warmup_steps=200, clip_norm=1.0, betas=(0.9, 0.95)
             ),
             train=TrainConfig(
-                steps=6000,
+                steps=12_000,
                 batch_size=32,
                 ema_rates=(0.998,),
                 validate_every=1000,
