@@ -5,7 +5,7 @@ Command: diffusion-jax sweep run experiments/scaling/isoflop.py --workdir runs/i
     diffusion-jax sweep fit isoflop.jsonl --x flops --y "bound_nats_per_sentence - entropy"
 Data: the built-in grammar ("small" for scale small, "full" for full); nothing to download.
 Hardware: small: one CPU core. full: one GPU or TPU chip, or several machines with --part i/n.
-Time: small: 20 minutes on one core. full: a few hours on one accelerator (estimated, not run).
+Time: small: 6 minutes on one core. full: a few hours on one accelerator (estimated, not run).
 Published: nothing for this corpus; the method is approach 2 of Hoffmann et al. 2022
     (arXiv:2203.15556).
 """
