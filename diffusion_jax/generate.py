@@ -121,6 +121,15 @@ class Generator:
         reverse = _compiled_chain(Program.build(config), self.schedule)
         return replace(self, config=config, reverse=reverse)
 
+    def cutting_sources(self) -> "Generator":
+        """Return the same model; it cuts the end off a source that is too long, refusing none.
+
+        A quarter of the row is left to the target. Models trained with ``on_long="truncate"`` do so
+        by themselves.
+        """
+        data = replace(self.config.data, on_long="truncate")
+        return replace(self, config=replace(self.config, data=data))
+
     def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:
         """Write new texts with a model of single texts.
 
@@ -300,13 +309,15 @@ class Generator:
     def _pack(self, text: str, index: int) -> Row:
         if not text.strip():
             raise UserError(f"source {index + 1} is empty; every line needs a source text")
-        on_long = "truncate" if self.config.data.on_long == "truncate" else "error"
+        length, cut = self.config.data.length, self.config.data.on_long == "truncate"
         try:
             return pack_source(
                 self.tokenizer.encode(text),
-                self.config.data.length,
+                length,
                 self.tokenizer,
-                on_long=on_long,
+                # Cut to the last position, a source would leave a target of a single token.
+                target_room=max(MIN_TARGET, length // 4) if cut else MIN_TARGET,
+                on_long="truncate" if cut else "error",
             )
         except UserError as error:
             raise UserError(f"source {index + 1}: {error}") from error

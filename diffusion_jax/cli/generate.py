@@ -36,6 +36,8 @@ class GenerateCommand:
         length_bucket: rows end soon after their target, at a multiple of this many tokens; 0 keeps
             them at full length; None does as training did, where the model knows how long a target
             is.
+        truncate: cut the end off sources that are too long, instead of refusing the file; a
+            quarter of the row is left to the target.
         seed: candidate c of source i depends on the seed, i and c alone.
         batch_size: rows per compiled call (sources times candidates).
         resume: continue an output file that was begun.
@@ -52,6 +54,7 @@ class GenerateCommand:
     length_beam: int = 1
     max_target: int = 0
     length_bucket: int | None = None
+    truncate: bool = False
     seed: int = 0
     batch_size: int = 64
     resume: bool = False
@@ -78,6 +81,8 @@ def main(arguments: Sequence[str]) -> int:
         step=command.checkpoint_step,
         **command.sampling.given(),
     )
+    if command.truncate:
+        generator = generator.cutting_sources()
     total, unknown, tokenizer = None, [], generator.tokenizer
     if command.input != "-":
         # A bad line shall be known now, not after hours of work on the lines before it.

@@ -156,8 +156,8 @@ def pack_source(
     if on_long == "error" and len(src_ids) > src_room:
         raise UserError(
             f"a source of {len(src_ids)} tokens does not fit: length {length} less 3 special "
-            f"tokens and {target_room} target positions leaves {src_room}; shorten it, or set "
-            'on_long to "truncate"'
+            f"tokens and {target_room} target positions leaves {src_room}; shorten it, or "
+            'have it cut (generate --truncate; on_long="truncate")'
         )
     source = _source_prefix(src_ids[:src_room], special)
     return Row(_pad(source, length, special.pad_id), np.arange(length) >= len(source))

@@ -185,3 +185,27 @@ def test_the_command_writes_the_chosen_candidate(run, tmp_path, capsys):
     assert main([*arguments, *beam, "--resume"]) == 2
     assert "whether one is chosen" in capsys.readouterr().err
     assert main([*arguments[:5], str(tmp_path / "other"), "--mbr", "bleu"]) == 2
+
+
+def test_a_long_source_is_refused_or_cut(run, generator, tmp_path, capsys):
+    length = generator.config.data.length
+    room = length // 4
+    short, long = "name : Zizzi", " ".join(["food"] * length)
+    kept = " ".join(["food"] * (length - 3 - room))
+    source = tmp_path / "long.txt"
+    source.write_text(f"{short}\n{long}\n")
+    command = ["generate", str(run), "-i", str(source), "--steps", "1"]
+    assert main(command) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "source 2" in said.err
+    assert "--truncate" in said.err
+    assert main([*command, "--truncate"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["source"] for record in records] == [short, long]
+    # What is cut off has no part in what is written, and what fits is as it was.
+    (same,) = generator.generate([short])
+    (cut,) = generator.cutting_sources().generate([kept], first_index=1)
+    assert [record["candidates"] for record in records] == [same.candidates, cut.candidates]
+    packed = generator.cutting_sources()._pack(long, 0)
+    assert packed.noise_mask.sum() == room
