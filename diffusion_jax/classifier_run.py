@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.config import ClassifierRunConfig, ExperimentConfig
+from diffusion_jax.config.control import Reads
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.trees import best_tree
 from diffusion_jax.guidance import classifiers
@@ -68,12 +69,20 @@ def check_steerable(path: str | Path, config: ExperimentConfig) -> None:
     raise UserError(f"{path} {reason}")
 
 
-def embedding_fingerprint(params: Params, config: ExperimentConfig) -> str:
-    """Return a digest of a denoiser's embedding table and of the noise that is added to it.
+def base_fingerprint(params: Params, config: ExperimentConfig, reads: Reads) -> str:
+    """Return a digest of what a classifier of a denoiser depends on.
 
-    A classifier reads noisy embeddings, so it fits these two and nothing else.
+    Args:
+        params: of the denoiser.
+        config: of its run.
+        reads: of a classifier. One that reads noisy states fits the embedding table and the noise
+            that is added to it, and nothing else; one that reads estimates, the whole denoiser.
     """
     digest = hashlib.sha256(np.asarray(params["embedding"], np.float32).tobytes())
+    if reads == "estimate":
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.asarray(leaf, np.float32).tobytes())
     scaled = " normalised" if config.model.normalize_embedding else ""
     noise = f"{config.diffusion.schedule} {config.diffusion.timesteps}"
     digest.update(f"{noise}{scaled}".encode())
@@ -130,6 +139,11 @@ class TrainedClassifier:
         """What is predicted: "attribute", "pos" or "tree"."""
         return self.config.model.task
 
+    @property
+    def reads_estimates(self) -> bool:
+        """Whether it reads estimates of ``x_start``; else it reads noisy states."""
+        return self.config.reads == "estimate"
+
     def check_fits(self, params: Params, config: ExperimentConfig) -> None:
         """Raise UserError unless it was trained on this model's embeddings and schedule.
 
@@ -137,10 +151,11 @@ class TrainedClassifier:
             params: of the denoiser that is sampled from.
             config: of its run.
         """
-        if embedding_fingerprint(params, config) != self.config.fingerprint:
+        if base_fingerprint(params, config, self.config.reads) != self.config.fingerprint:
+            of = "estimates of another denoiser" if self.reads_estimates else "other embeddings"
             raise UserError(
-                f"the classifier in {self.path} was trained on other embeddings or another noise "
-                f"schedule (those of {self.config.checkpoint}) than this model has; train one with "
+                f"the classifier in {self.path} was trained on {of} or another noise schedule "
+                f"(those of {self.config.checkpoint}) than this model has; train one with "
                 f"diffusion-jax train-classifier --task {self.task} --checkpoint RUN"
             )
         if self.config.data.length != config.data.length:
@@ -304,7 +319,7 @@ __all__ = [
     "TrainedClassifier",
     "attribute_log_prob",
     "attribute_targets",
-    "embedding_fingerprint",
+    "base_fingerprint",
     "pos_log_prob",
     "pos_targets",
     "read_labels",

@@ -10,8 +10,8 @@ import numpy as np
 
 from diffusion_jax.classifier_run import (
     TrainedClassifier,
+    base_fingerprint,
     check_steerable,
-    embedding_fingerprint,
     read_labels,
 )
 from diffusion_jax.config import (
@@ -22,9 +22,10 @@ from diffusion_jax.config import (
     OptimConfig,
     TrainConfig,
 )
-from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN
+from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN, Reads
 from diffusion_jax.evaluate.noise_accuracy import NoiseAccuracy, accuracy_by_noise
 from diffusion_jax.experiment import open_corpora
+from diffusion_jax.models.base import Model
 from diffusion_jax.models.classifier import Classifier, noise_aware_classifier
 from diffusion_jax.models.shape import ClassifierConfig, TransformerShape
 from diffusion_jax.models.transformer import transformer_denoiser
@@ -36,11 +37,17 @@ from diffusion_jax.text.labels import AttributeLabels, LabelSet, collect_labels,
 from diffusion_jax.text.rows import Packing
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.timesteps import stratified
-from diffusion_jax.train.classifier_loss import make_classifier_loss
+from diffusion_jax.train.classifier_loss import (
+    Views,
+    denoiser_estimates,
+    make_classifier_loss,
+    noisy_states,
+)
 from diffusion_jax.train.loop import FitResult
 from diffusion_jax.train.metrics import require_tensorboard
 from diffusion_jax.train.progress import ProgressReport
 from diffusion_jax.training_run import (
+    Frozen,
     Learner,
     averaged_params,
     configured_optimizer,
@@ -74,21 +81,38 @@ class ClassifierResult(NamedTuple):
 
 @dataclass(frozen=True)
 class BaseRun:
-    """The run whose embeddings a classifier reads.
+    """The run that a classifier is trained on.
 
     Attributes:
         path: its directory.
         config: its configuration.
         tokenizer: its tokenizer.
-        embedding: its embedding table as the denoiser uses it, float32 [V, E].
-        fingerprint: see ``embedding_fingerprint``.
+        model: its denoiser.
+        params: the denoiser's parameters.
     """
 
     path: Path
     config: ExperimentConfig
     tokenizer: Tokenizer
-    embedding: np.ndarray
-    fingerprint: str
+    model: Model
+    params: Params
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """The embedding table as the denoiser uses it, float32 [V, E]."""
+        return np.asarray(self.model.head(self.params).weight, np.float32)
+
+    def views(self, reads: Reads) -> tuple[Views, Frozen]:
+        """Return what a classifier is shown of a text, and the parameters that this needs."""
+        diffusion = self.config.diffusion
+        schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
+        if reads == "state":
+            axes = {"embedding": ("vocab", None)}
+            return noisy_states(schedule), Frozen({"embedding": self.embedding}, axes)
+        views = denoiser_estimates(
+            self.model, schedule, self_condition=self.config.model.self_conditioning
+        )
+        return views, Frozen(self.params, self.model.logical_axes())
 
 
 def read_base(checkpoint: str | Path, *, weights: str = "ema") -> BaseRun:
@@ -101,20 +125,15 @@ def read_base(checkpoint: str | Path, *, weights: str = "ema") -> BaseRun:
     config = directory.read_config()
     check_steerable(checkpoint, config)
     params = directory.read_params(config, weights=weights)
-    embedding = np.asarray(transformer_denoiser(config.model).head(params).weight, np.float32)
-    return BaseRun(
-        directory.path,
-        config,
-        directory.read_tokenizer(),
-        embedding,
-        embedding_fingerprint(params, config),
-    )
+    model = transformer_denoiser(config.model)
+    return BaseRun(directory.path, config, directory.read_tokenizer(), model, params)
 
 
 def classifier_config(
     task: str,
     base: BaseRun,
     *,
+    reads: Reads = "estimate",
     data: DataConfig | None = None,
     shape: TransformerShape | None = None,
     optim: OptimConfig = CLASSIFIER_OPTIM,
@@ -126,6 +145,7 @@ def classifier_config(
     Args:
         task: "attribute", "pos" or "tree".
         base: the run to steer.
+        reads: what it is shown, see ``ClassifierRunConfig``.
         data: labelled corpus; default the run's own.
         shape: of the Transformer.
         optim: optimiser.
@@ -146,7 +166,8 @@ def classifier_config(
     return ClassifierRunConfig(
         name=f"{base.config.name}-{task}",
         checkpoint=str(base.path),
-        fingerprint=base.fingerprint,
+        fingerprint=base_fingerprint(base.params, base.config, reads),
+        reads=reads,
         schedule=base.config.diffusion.schedule,
         timesteps=base.config.diffusion.timesteps,
         data=data,
@@ -195,7 +216,7 @@ def train_classifier(
             if config.train.tensorboard:
                 require_tensorboard()
             classifier = noise_aware_classifier(config.model)
-            placed = place_learner(_learner(config, classifier, base.embedding, labels), mesh)
+            placed = place_learner(_learner(config, classifier, base, labels), mesh)
         # All that can be wrong with the input has been looked at: now the disk may change.
         start_run(
             directory,
@@ -221,7 +242,7 @@ def train_classifier(
     trained = TrainedClassifier(config, labels, classifier, params, base.tokenizer, directory.path)
     accuracy = None
     if held_out is not None and result.stopped_by is None:
-        accuracy = measure(trained, base.embedding, held_out)
+        accuracy = measure(trained, base, held_out)
         write_accuracy(directory, accuracy)
     return ClassifierResult(trained, result, accuracy)
 
@@ -233,16 +254,18 @@ def field_slices(labels: LabelSet) -> list[tuple[int, int]] | None:
     return [(part.start, part.stop) for part in labels.slices.values()]
 
 
-def measure(trained: TrainedClassifier, embedding: np.ndarray, rows: LabelledRows) -> NoiseAccuracy:
+def measure(trained: TrainedClassifier, base: BaseRun, rows: LabelledRows) -> NoiseAccuracy:
     """Measure a classifier on held-out rows by noise level."""
     params: Params = jax.device_put(jax.device_get(trained.params))
+    views, frozen = base.views(trained.config.reads)
     return accuracy_by_noise(
         trained.classifier,
         params,
-        embedding,
-        make_schedule(trained.config.schedule, trained.config.timesteps),
+        views,
+        jax.device_put(frozen.params),
         rows,
         trained.task,
+        num_timesteps=trained.config.timesteps,
         slices=field_slices(trained.labels),
     )
 
@@ -267,12 +290,12 @@ def _labelled(
 
 
 def _learner(
-    config: ClassifierRunConfig, classifier: Classifier, embedding: np.ndarray, labels: LabelSet
+    config: ClassifierRunConfig, classifier: Classifier, base: BaseRun, labels: LabelSet
 ) -> Learner:
+    views, frozen = base.views(config.reads)
     loss = make_classifier_loss(
         classifier,
-        embedding,
-        make_schedule(config.schedule, config.timesteps),
+        views,
         slices=field_slices(labels),
         clean_rate=config.clean_rate,
     )
@@ -284,4 +307,5 @@ def _learner(
         config.timesteps,
         configured_optimizer(config.optim, config.train.steps),
         config.train,
+        frozen,
     )

@@ -25,6 +25,7 @@ from diffusion_jax.scale.sharding import (
     abstract_with_shardings,
     create_state,
     jit_train_step,
+    param_shardings,
     state_shardings,
 )
 from diffusion_jax.text.buckets import BucketLoader
@@ -57,6 +58,7 @@ class Learner(NamedTuple):
         logical_axes: () -> names of the axes of the parameters.
         optimizer: AdamW.
         options: how long, how large, how often.
+        frozen: parameters that the loss uses and does not learn, and the names of their axes.
     """
 
     make_state: Callable[[jax.Array], TrainState]
@@ -66,6 +68,19 @@ class Learner(NamedTuple):
     logical_axes: Callable[[], Any]
     optimizer: Optimizer
     options: TrainConfig
+    frozen: "Frozen | None" = None
+
+
+class Frozen(NamedTuple):
+    """Parameters of another network, which a loss finds in ``batch[FROZEN]``.
+
+    Attributes:
+        params: arrays, on this process.
+        logical_axes: the names of their axes, in the same structure.
+    """
+
+    params: Params
+    logical_axes: Any
 
 
 def make_learner(
@@ -76,6 +91,7 @@ def make_learner(
     num_timesteps: int,
     optimizer: Optimizer,
     options: TrainConfig,
+    frozen: Frozen | None = None,
 ) -> Learner:
     """Compose a learner of a network's functions and its configuration."""
 
@@ -94,7 +110,7 @@ def make_learner(
         num_timesteps=num_timesteps,
         num_microbatches=options.microbatches,
     )
-    return Learner(make_state, step, loss, num_timesteps, logical_axes, optimizer, options)
+    return Learner(make_state, step, loss, num_timesteps, logical_axes, optimizer, options, frozen)
 
 
 def configured_optimizer(
@@ -142,12 +158,14 @@ class Placed(NamedTuple):
         mesh: the devices.
         abstract: shapes and types of the state.
         shardings: where each of its arrays lives.
+        frozen: the learner's frozen parameters, on the devices.
     """
 
     learner: Learner
     mesh: Mesh
     abstract: TrainState
     shardings: Any
+    frozen: Params | None = None
 
     def place(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Put this process's rows of a batch on its devices."""
@@ -163,7 +181,11 @@ def place_learner(learner: Learner, mesh: Mesh) -> Placed:
     batch_block(mesh)
     abstract = jax.eval_shape(learner.make_state, jax.random.key(0))
     shardings = state_shardings(mesh, abstract, learner.logical_axes(), learner.optimizer.init)
-    return Placed(learner, mesh, abstract, shardings)
+    frozen = None
+    if learner.frozen is not None:
+        where = param_shardings(mesh, *learner.frozen)
+        frozen = jax.jit(lambda params: params, out_shardings=where)(learner.frozen.params)
+    return Placed(learner, mesh, abstract, shardings, frozen)
 
 
 def start_run(
@@ -278,7 +300,9 @@ def run_training(
             writers.append(files.enter_context(TensorBoard(folder, resume_step=step)))
         samples = files.enter_context(JsonLines(directory.samples_file, resume_step=step))
         profile = Profile(directory.profile_dir, steps=options.profile_steps, first_step=step + 1)
-        train_step = jit_train_step(placed.learner.train_step, placed.mesh, placed.shardings)
+        train_step = jit_train_step(
+            placed.learner.train_step, placed.mesh, placed.shardings, placed.frozen
+        )
         # Before the memory is full.
         peak = matmul_peak(dtype)
         result = fit(
@@ -332,7 +356,11 @@ def validation_hooks(placed: Placed, table: RowTable | None, outputs: Outputs) -
         process_count=num_blocks,
     )
     validate = make_validation(
-        learner.loss, batches, num_timesteps=learner.num_timesteps, place=placed.place
+        learner.loss,
+        batches,
+        num_timesteps=learner.num_timesteps,
+        place=placed.place,
+        frozen=placed.frozen,
     )
     hook = Validate(
         lambda state: validate(averaged_params(learner.options, state)),

@@ -8,7 +8,7 @@ import tyro
 
 from diffusion_jax.cli.options import parse
 from diffusion_jax.config import MeshConfig, OptimConfig, TrainConfig
-from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN
+from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN, Reads
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.shape import TransformerShape
 
@@ -17,7 +17,7 @@ Format = Literal["auto", "lines", "e2e", "stars", "csv", "jsonl"]
 
 @dataclass(frozen=True)
 class TrainClassifierCommand:
-    """Train a noise-aware classifier on the embeddings and the noise of a trained model.
+    """Train a noise-aware classifier on what a trained model makes of noisy texts.
 
     Labels come with the corpus: the built-in grammar has them all, E2E files have attributes, and
     JSON lines bring them as fields beside "text": "attributes" (an object), "pos" (a list of
@@ -32,6 +32,8 @@ class TrainClassifierCommand:
             each span of words.
         checkpoint: the --workdir of the model to steer.
         workdir: directory of the classifier, new or empty.
+        reads: what it is shown: "estimate", the model's estimate of the text, which steers better;
+            "state", the noisy embeddings, as published.
         corpus: labelled corpus; default the model's own.
         validation: held-out labelled corpus; default the validation split, where there is one.
         format: how to read the files.
@@ -49,6 +51,7 @@ class TrainClassifierCommand:
     task: Literal["attribute", "pos", "tree"]
     checkpoint: Annotated[str, tyro.conf.arg(aliases=["-c"])]
     workdir: Annotated[str, tyro.conf.arg(aliases=["-w"])]
+    reads: Reads = "estimate"
     corpus: str | None = None
     validation: str | None = None
     format: Format | None = None
@@ -82,6 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     config = classifier_config(
         command.task,
         base,
+        reads=command.reads,
         data=replace(data, **changes),
         shape=command.model,
         optim=with_warmup(command.optim, options, CLASSIFIER_OPTIM),

@@ -10,6 +10,8 @@ from diffusion_jax.config.data import DataConfig, TokenizerConfig
 from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
 from diffusion_jax.models.shape import AutoregressiveConfig, ClassifierConfig
 
+Reads = Literal["state", "estimate"]
+
 # A few minutes on two CPU cores for rows of some twenty tokens.
 CLASSIFIER_OPTIM = OptimConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=1.0)
 CLASSIFIER_TRAIN = TrainConfig(
@@ -24,13 +26,15 @@ CLASSIFIER_TRAIN = TrainConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRunConfig:
-    """The training of a noise-aware classifier on a run's own embeddings and noise.
+    """The training of a noise-aware classifier on a run's own embeddings, noise and estimates.
 
     Attributes:
         kind: says in ``config.json`` what the run is of.
         name: a word or two for logs and directories.
         checkpoint: the run whose embeddings are used.
-        fingerprint: of its embeddings and noise schedule.
+        fingerprint: of what of that run is used.
+        reads: "state", the noisy latent (Li et al. 2022), or "estimate", what the run's denoiser
+            makes of it.
         schedule: its noise schedule.
         timesteps: its number of training timesteps T.
         clean_rate: share of examples that are shown without noise.
@@ -45,6 +49,7 @@ class ClassifierRunConfig:
     name: str = "classifier"
     checkpoint: str = ""
     fingerprint: str = ""
+    reads: Reads = "state"
     schedule: str = "sqrt"
     timesteps: int = 2000
     clean_rate: float = 0.05

@@ -38,7 +38,7 @@ from diffusion_jax.text.labels import FREE
 from diffusion_jax.types import DenoiseFn, Guidance, LogProbFn, Params, StepInfo, StepOutput
 
 # What "auto" does not steer at the noisy state: what a text says is told late, and by few words.
-_THROUGH_DENOISER = ("attribute",)
+_LATE = ("attribute",)
 _LOG_PROBS = {"attribute": attribute_log_prob, "pos": pos_log_prob, "tree": tree_log_prob}
 
 
@@ -91,6 +91,13 @@ def make_guidance(
     """
     if not draws_noise:
         _check_without_noise(options)
+    reading = frozenset(kind for kind, trained in classifiers.items() if trained.reads_estimates)
+    if options.method != "auto" and options.through == "classifier" and reading:
+        raise UserError(
+            f"the {min(reading)} classifier reads the denoiser's estimates, and "
+            f'guidance.method "{options.method}" asks it about noisy states: add '
+            "--guidance.through denoiser, or train it with --reads state"
+        )
     # Shares of the schedule as indices of its steps.
     min_t = int(np.ceil(options.lowest * timesteps))
     max_t = int(np.ceil(options.highest * timesteps)) - 1
@@ -114,7 +121,12 @@ def make_guidance(
                 if kind not in functions:
                     term = _word_objective(kind, posterior, wish.targets)
                 elif through == "denoiser":
-                    term = on_estimate(functions[kind], denoise, self_condition=self_condition)
+                    term = on_estimate(
+                        functions[kind],
+                        denoise,
+                        self_condition=self_condition,
+                        tell_time=kind in reading,
+                    )
                 else:
                     term = on_latent(functions[kind])
                 terms.append((wish.weight, term))
@@ -122,7 +134,8 @@ def make_guidance(
 
         window = {"min_t": min_t, "max_t": max_t, "anchor": anchor}
         guides = []
-        for (method, through), kinds in _ways(wanted.wishes, options, draws_noise).items():
+        ways = _ways(wanted.wishes, options, draws_noise, reading)
+        for (method, through), kinds in ways.items():
             if method == "gradient":
                 guide = gradient_guidance(objective(kinds, through), scale=options.scale, **window)
             else:
@@ -160,14 +173,21 @@ def _check_without_noise(options: GuidanceConfig) -> None:
 
 
 def _ways(
-    kinds: Iterable[str], options: GuidanceConfig, draws_noise: bool
+    kinds: Iterable[str], options: GuidanceConfig, draws_noise: bool, reading: frozenset[str]
 ) -> dict[tuple[str, str], list[str]]:
-    """Return (method, through) -> the kinds of control that go that way, in the order they act."""
+    """Return (method, through) -> the kinds of control that go that way, in the order they act.
+
+    Args:
+        kinds: what is wanted.
+        options: how to steer.
+        draws_noise: whether the sampler does.
+        reading: the kinds whose classifiers read estimates.
+    """
     ways: dict[tuple[str, str], list[str]] = {}
-    for kind in sorted(kinds, key=lambda kind: kind not in _THROUGH_DENOISER):
+    for kind in sorted(kinds, key=lambda kind: kind not in _LATE):
         way = (options.method, options.through)
         if options.method == "auto":
-            through_denoiser = kind in _THROUGH_DENOISER
+            through_denoiser = kind in _LATE or kind in reading
             # Dhariwal and Nichol shift by the step's variance: none, none.
             method = "gradient" if through_denoiser and draws_noise else "adagrad"
             way = (method, "denoiser" if through_denoiser else "classifier")

@@ -12,9 +12,8 @@ import numpy as np
 
 from diffusion_jax.evaluate.drawing import Curve, draw_curves
 from diffusion_jax.models.classifier import Classifier
-from diffusion_jax.schedules import NoiseSchedule
 from diffusion_jax.text.loader import EvalLoader, RowTable
-from diffusion_jax.train.classifier_loss import label_scores, noised_latents
+from diffusion_jax.train.classifier_loss import Views, label_scores
 from diffusion_jax.types import Params
 
 NUM_BINS = 10
@@ -91,11 +90,12 @@ class NoiseAccuracy:
 def accuracy_by_noise(
     classifier: Classifier,
     params: Params,
-    embedding: np.ndarray,
-    schedule: NoiseSchedule,
+    views: Views,
+    frozen: Params,
     table: RowTable,
     task: str,
     *,
+    num_timesteps: int,
     slices: Sequence[tuple[int, int]] | None = None,
     num_bins: int = NUM_BINS,
     batch_size: int = 64,
@@ -106,24 +106,31 @@ def accuracy_by_noise(
     Args:
         classifier: the network.
         params: its parameters.
-        embedding: the frozen table [V, E] of the run it was trained on.
-        schedule: of that run.
+        views: what it is shown of a text.
+        frozen: what ``views`` needs of the run it was trained on.
         table: rows with ``targets``.
         task: "attribute", "pos" or "tree".
+        num_timesteps: T.
         slices: of the fields, for "attribute".
         num_bins: bins of t of equal width.
         batch_size: rows per compiled call.
         seed: of the noise.
     """
-    num_timesteps = schedule.num_timesteps
     edges = np.linspace(0, num_timesteps, num_bins + 1).astype(int)
 
     @jax.jit
-    def count(params: Params, batch: Any, key: jax.Array, first: jax.Array, stop: jax.Array):
+    def count(
+        params: Params,
+        frozen: Params,
+        batch: Any,
+        key: jax.Array,
+        first: jax.Array,
+        stop: jax.Array,
+    ):
         noise_key, time_key = jax.random.split(key)
         clean = jnp.broadcast_to(first < 0, batch["weight"].shape)
         t = jax.random.randint(time_key, clean.shape, jnp.maximum(first, 0), stop)
-        x, time = noised_latents(noise_key, embedding, schedule, batch["input_ids"], t, clean)
+        x, time = views(noise_key, frozen, batch["input_ids"], t, clean)
         logits = classifier.logits(params, x, time)
         nll, guess, given = label_scores(logits, batch["targets"], slices)
         weight = batch["weight"].reshape(-1, *([1] * (given.ndim - 1)))
@@ -141,7 +148,8 @@ def accuracy_by_noise(
         sums = np.zeros(5)
         for index in range(len(batches)):
             batch = batches.batch_at(index)
-            found = count(params, batch, jax.random.fold_in(key, index), int(first), int(stop))
+            batch_key = jax.random.fold_in(key, index)
+            found = count(params, frozen, batch, batch_key, int(first), int(stop))
             sums += np.asarray(found, np.float64)
         nll, right, given, content_right, content = map(float, sums)
         last = -1 if first < 0 else int(stop) - 1

@@ -40,19 +40,25 @@ def on_latent(log_prob: LogProbFn) -> Objective:
 
 
 def on_estimate(
-    log_prob: LogProbFn, denoise: DenoiseFn, *, self_condition: bool = False
+    log_prob: LogProbFn,
+    denoise: DenoiseFn,
+    *,
+    self_condition: bool = False,
+    tell_time: bool = False,
 ) -> Objective:
     """Score the estimate of ``x_start`` and differentiate through the denoiser.
 
     Args:
-        log_prob: told time label 0, that of the least noisy state.
+        log_prob: of the estimate, and of a time label.
         denoise: the network of the chain.
         self_condition: give the network the estimate that the step used (after clamping).
+        tell_time: tell ``log_prob`` the label of the state that the estimate is of, as a classifier
+            of estimates wants; else 0, that of the least noisy state.
     """
 
     def objective(x: jax.Array, info: StepInfo, output: StepOutput) -> jax.Array:
         pred_x_start = estimate(x, info.time_prev, output, denoise, self_condition)
-        return log_prob(pred_x_start, _labels(x, 0.0))
+        return log_prob(pred_x_start, _labels(x, info.time_prev if tell_time else 0.0))
 
     return objective
 

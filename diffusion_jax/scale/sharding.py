@@ -165,7 +165,9 @@ def create_state(make_state: Callable[[jax.Array], Any], key: jax.Array, shardin
     return jax.jit(make_state, out_shardings=shardings)(key)
 
 
-def jit_train_step(step: Callable[..., Any], mesh: Mesh, shardings: Any) -> Callable[..., Any]:
+def jit_train_step(
+    step: Callable[..., Any], mesh: Mesh, shardings: Any, frozen: Any = None
+) -> Callable[..., Any]:
     """Compile a training step for a mesh.
 
     The state is donated: its buffers are reused for the new state, and the old one must not be read
@@ -175,14 +177,20 @@ def jit_train_step(step: Callable[..., Any], mesh: Mesh, shardings: Any) -> Call
         step: (state, batch, root_key) -> (state, metrics), see ``train.step``.
         mesh: the devices.
         shardings: of the state, as from ``state_shardings``.
+        frozen: parameters on the devices that the step is given besides and does not change.
 
     Returns:
-        The compiled function; metrics are whole on every device.
+        The compiled function of (state, batch, root_key); metrics are whole on every device.
     """
     whole = NamedSharding(mesh, P())
-    return jax.jit(
+    given = () if frozen is None else (jax.tree.map(lambda array: array.sharding, frozen),)
+    compiled = jax.jit(
         step,
-        in_shardings=(shardings, batch_sharding(mesh), whole),
+        in_shardings=(shardings, batch_sharding(mesh), whole, *given),
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
+    if frozen is None:
+        return compiled
+    # An argument and no constant: a constant would be part of the program's text.
+    return lambda state, batch, root_key: compiled(state, batch, root_key, frozen)

@@ -1,19 +1,25 @@
-"""The loss of a noise-aware classifier: noise the given embeddings, then cross-entropy."""
+"""The loss of a noise-aware classifier: noise given embeddings, look, then cross-entropy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion_jax.forward import q_sample
+from diffusion_jax.models.base import Model, bind
 from diffusion_jax.models.classifier import Classifier
 from diffusion_jax.schedules import NoiseSchedule
-from diffusion_jax.train.step import LossFn
+from diffusion_jax.train.step import FROZEN, LossFn
 from diffusion_jax.types import Params
 
 FREE = -1
+
+Views = Callable[[jax.Array, Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""(key, frozen, input_ids int32 [B, L], t int32 [B], clean bool [B]) -> what a classifier is shown:
+latents [B, L, E] and time labels [B]. ``frozen`` are parameters that are not learned. Where
+``clean``, embeddings without any noise, with the time label of t = 0, as the last state of a chain
+has it."""
 
 
 class ClassifierTerms(NamedTuple):
@@ -64,49 +70,66 @@ def row_means(values: jax.Array, given: jax.Array) -> jax.Array:
     return total / jnp.maximum(jnp.sum(given, axis=axes), 1)
 
 
-def noised_latents(
-    key: jax.Array,
-    embedding: np.ndarray,
-    schedule: NoiseSchedule,
-    input_ids: jax.Array,
-    t: jax.Array,
-    clean: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Return latents [B, L, E] and their time labels [B].
+def noisy_states(schedule: NoiseSchedule) -> Views:
+    """Show what the forward process leaves of the embeddings (Li et al. 2022, section 5).
+
+    ``frozen`` holds the table [V, E] as ``"embedding"``.
+    """
+    labels = jnp.asarray(schedule.model_timesteps, jnp.float32)
+
+    def views(
+        key: jax.Array, frozen: Params, input_ids: jax.Array, t: jax.Array, clean: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        x_start = frozen["embedding"][input_ids]
+        x_t = q_sample(key, schedule, x_start, t)
+        x = jnp.where(clean[:, None, None], x_start, x_t)
+        return x, jnp.where(clean, labels[0], labels[t])
+
+    return views
+
+
+def denoiser_estimates(model: Model, schedule: NoiseSchedule, *, self_condition: bool) -> Views:
+    """Show what the denoiser makes of a noisy state: its estimate of ``x_start``, and the time.
+
+    An estimate is a mean over what the text may be, so a classifier that was trained on words alone
+    misreads it; this one learns p(c | estimate, t), with all that the denoiser knows of the text.
 
     Args:
-        key: of the noise.
-        embedding: the frozen table [V, E].
-        schedule: of the run.
-        input_ids: int32 [B, L].
-        t: int32 [B].
-        clean: bool [B]: no noise at all, with the time label of t = 0, as the last state of a chain
-            has it.
+        model: the denoiser; ``frozen`` are its parameters.
+        schedule: of its run.
+        self_condition: give the network its own estimate, as a chain does after the first step.
     """
-    x_start = jnp.asarray(embedding)[input_ids]
-    x_t = q_sample(key, schedule, x_start, t)
     labels = jnp.asarray(schedule.model_timesteps, jnp.float32)
-    x = jnp.where(clean[:, None, None], x_start, x_t)
-    return x, jnp.where(clean, labels[0], labels[t])
+
+    def views(
+        key: jax.Array, frozen: Params, input_ids: jax.Array, t: jax.Array, clean: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        x_start = model.embed(frozen, input_ids)
+        x_t = q_sample(key, schedule, x_start, t)
+        denoise = bind(model, frozen)
+        estimate = denoise(x_t, labels[t])
+        if self_condition:
+            estimate = denoise(x_t, labels[t], estimate)
+        x = jnp.where(clean[:, None, None], x_start, estimate)
+        return x, jnp.where(clean, labels[0], labels[t])
+
+    return views
 
 
 def make_classifier_loss(
     classifier: Classifier,
-    embedding: np.ndarray,
-    schedule: NoiseSchedule,
+    views: Views,
     *,
     slices: Sequence[tuple[int, int]] | None = None,
     clean_rate: float = 0.0,
 ) -> LossFn:
     """Return the loss of a batch with ``input_ids`` [B, L] and ``targets`` (see ``label_scores``).
 
-    Li et al. 2022 train on latents of the forward process at random t, and now and then on clean
-    ones.
+    What ``views`` needs besides is in the batch as ``FROZEN``.
 
     Args:
         classifier: the network.
-        embedding: the frozen table [V, E].
-        schedule: of the run.
+        views: what it is shown of a text at a random t.
         slices: of the fields, for the task "attribute".
         clean_rate: share of examples without noise.
     """
@@ -114,7 +137,7 @@ def make_classifier_loss(
     def loss(params: Params, key: jax.Array, batch: Any, t: jax.Array, dropout_key: Any) -> Any:
         noise_key, clean_key = jax.random.split(key)
         clean = jax.random.bernoulli(clean_key, clean_rate, t.shape)
-        x, time = noised_latents(noise_key, embedding, schedule, batch["input_ids"], t, clean)
+        x, time = views(noise_key, batch[FROZEN], batch["input_ids"], t, clean)
         logits = classifier.logits(params, x, time, dropout_key=dropout_key)
         nll, guess, given = label_scores(logits, batch["targets"], slices)
         right = (guess == batch["targets"]).astype(jnp.float32)

@@ -20,6 +20,8 @@ NUM_QUARTERS = 4
 LEVELS = "alpha_bar"
 """Entry of a batch: float32 [B, L], the share of signal variance at every position."""
 BY_POSITION = "by_position"
+FROZEN = "frozen"
+"""Entry of a batch: parameters that the loss uses and nothing learns; the same for all rows."""
 
 
 class Terms(Protocol):
@@ -50,7 +52,8 @@ class LossFn(Protocol):
         ...
 
 
-TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+"""(state, batch, root_key, frozen=None) -> (state, metrics), see ``make_train_step``."""
 
 
 def make_train_step(
@@ -76,7 +79,8 @@ def make_train_step(
             result does not depend on it (up to rounding, and to the noise drawn).
 
     Returns:
-        A pure function (state, batch, root_key) -> (state, metrics), to be jitted by the caller.
+        A pure function (state, batch, root_key, frozen=None) -> (state, metrics), to be jitted by
+        the caller. What is given as ``frozen`` reaches the loss as ``batch[FROZEN]``.
 
     Raises:
         UserError: when ``num_microbatches`` is out of range, or (while tracing) does not divide the
@@ -100,13 +104,16 @@ def make_train_step(
         return jnp.mean(weights * total), named
 
     def gradients(
-        params: Params, pieces: Any, noise_key: jax.Array, dropout_key: jax.Array
+        params: Params, pieces: Any, noise_key: jax.Array, dropout_key: jax.Array, frozen: Any
     ) -> tuple[Params, dict[str, jax.Array]]:
         """Average the gradient over the microbatches; the terms come back as [M, B / M]."""
 
         def one(index: jax.Array | int, piece: Any) -> tuple[Params, dict[str, jax.Array]]:
             noise, drop = (jax.random.fold_in(k, index) for k in (noise_key, dropout_key))
-            return jax.grad(weighted_loss, has_aux=True)(params, piece, noise, drop)
+            batch, *drawn = piece
+            if frozen is not None:
+                batch = {**batch, FROZEN: frozen}
+            return jax.grad(weighted_loss, has_aux=True)(params, (batch, *drawn), noise, drop)
 
         def accumulate(grads: Params, indexed: Any) -> tuple[Params, dict[str, jax.Array]]:
             new, terms = one(*indexed)
@@ -119,7 +126,7 @@ def make_train_step(
         return jax.lax.scan(accumulate, zeros, (jnp.arange(num_microbatches), pieces))
 
     def train_step(
-        state: TrainState, batch: Batch, root_key: jax.Array
+        state: TrainState, batch: Batch, root_key: jax.Array, frozen: Params | None = None
     ) -> tuple[TrainState, Metrics]:
         key = {
             name: keys.stream(root_key, name, state.step)
@@ -131,7 +138,7 @@ def make_train_step(
         if levels:
             inputs[LEVELS] = levels(state.timestep_state, t, batch["noise_mask"])
         pieces = jax.tree.map(lambda x: _deal(x, num_microbatches), (inputs, t, weights))
-        grads, terms = gradients(state.params, pieces, key["noise"], key["dropout"])
+        grads, terms = gradients(state.params, pieces, key["noise"], key["dropout"], frozen)
         terms = {name: _gather(term) for name, term in terms.items()}
         by_position = terms.pop(BY_POSITION, None)
 

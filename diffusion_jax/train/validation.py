@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.train.step import LossFn
+from diffusion_jax.train.step import FROZEN, LossFn
 from diffusion_jax.types import Params
 
 # The golden ratio's fractional part times 2^32; products wrap around, as fractions do.
@@ -31,6 +31,7 @@ def make_validation(
     num_timesteps: int,
     place: Callable[[Mapping[str, Any]], Mapping[str, jax.Array]],
     seed: int = 0,
+    frozen: Params | None = None,
 ) -> Callable[[Params], dict[str, float]]:
     """Return a function params -> mean of every loss term over all rows, without dropout.
 
@@ -41,7 +42,7 @@ def make_validation(
 
     @jax.jit
     def weighted_sums(
-        params: Params, batch: Any, root: jax.Array, index: jax.Array
+        params: Params, batch: Any, root: jax.Array, index: jax.Array, frozen: Params | None
     ) -> dict[str, jax.Array]:
         weight = batch["weight"]
         rows = weight.shape[0]
@@ -52,6 +53,8 @@ def make_validation(
         t = (spread.astype(jnp.float32) / 2.0**32 * num_timesteps).astype(jnp.int32)
         t = jnp.minimum(t, num_timesteps - 1)
         inputs = {name: array for name, array in batch.items() if name != "weight"}
+        if frozen is not None:
+            inputs[FROZEN] = frozen
         terms = loss_fn(params, noise_key, inputs, t, None)
         named = {**terms._asdict(), "total": terms.total()}
         return {"rows": jnp.sum(weight)} | {k: jnp.sum(weight * v) for k, v in named.items()}
@@ -60,7 +63,8 @@ def make_validation(
         sums: dict[str, float] = {}
         for index in range(len(batches)):
             batch = place(batches.batch_at(index))
-            sums_of_batch = weighted_sums(params, batch, jax.random.key(seed), np.uint32(index))
+            root = jax.random.key(seed)
+            sums_of_batch = weighted_sums(params, batch, root, np.uint32(index), frozen)
             found = jax.device_get(sums_of_batch)
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in found.items()}
         return {name: value / sums["rows"] for name, value in sums.items() if name != "rows"}

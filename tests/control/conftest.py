@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.classifier_run import TrainedClassifier, embedding_fingerprint
+from diffusion_jax.classifier_run import TrainedClassifier, base_fingerprint
 from diffusion_jax.config import ClassifierRunConfig, DataConfig, GuidanceConfig
 from diffusion_jax.control.steer import Controller, Holes
 from diffusion_jax.generate import Generator
@@ -23,7 +23,7 @@ def untrained(tmp_path_factory):
     return write_untrained(tmp_path_factory.mktemp("control") / "run", "text")
 
 
-def untrained_classifier(generator, task):
+def untrained_classifier(generator, task, reads="state"):
     """Return a classifier of random parameters that fits a generator."""
     labels = collect_labels(task, open_corpus("grammar:small", size=400), "grammar")
     length = generator.config.data.length
@@ -45,7 +45,8 @@ def untrained_classifier(generator, task):
         jax.eval_shape(classifier.init, jax.random.key(0)),
     )
     config = ClassifierRunConfig(
-        fingerprint=embedding_fingerprint(generator.params, generator.config),
+        reads=reads,
+        fingerprint=base_fingerprint(generator.params, generator.config, reads),
         data=DataConfig(length=length),
         model=model,
     )

@@ -213,6 +213,10 @@ def test_time_labels():
     assert seen["latent"] == seen["network"] == SCHEDULE.model_timesteps[14]
     assert seen["estimate"] == 0.0
     assert seen["self_cond"] is output.pred_x_start
+    # A classifier of estimates is told how noisy the state was.
+    on_estimate(log_prob("told"), network, tell_time=True)(x, info, output)
+    assert seen["told"] == SCHEDULE.model_timesteps[14]
+    assert seen["self_cond"] is None
 
 
 def test_gradients_flow_through_the_denoiser_by_choice():

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +8,17 @@ import pytest
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance import attribute_log_prob, label_log_prob
+from diffusion_jax.models.base import Model
 from diffusion_jax.models.classifier import noise_aware_classifier
 from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.schedules import make_schedule
-from diffusion_jax.train.classifier_loss import label_scores, make_classifier_loss, noised_latents
+from diffusion_jax.train.classifier_loss import (
+    denoiser_estimates,
+    label_scores,
+    make_classifier_loss,
+    noisy_states,
+)
+from diffusion_jax.train.step import FROZEN
 
 B, L, E, C = 3, 4, 4, 5
 SHAPES = {"attribute": (B, C), "pos": (B, L, C), "tree": (B, L, L, C)}
@@ -106,7 +114,8 @@ def test_clean_rows_are_embeddings_and_noisy_ones_are_those_of_the_schedule():
     table = np.random.default_rng(4).normal(size=(7, E)).astype(np.float32)
     ids = jnp.arange(2 * 500).reshape(2, 500) % 7
     t, clean = jnp.array([12, 12]), jnp.array([True, False])
-    x, time = noised_latents(jax.random.key(0), table, schedule, ids, t, clean)
+    views = noisy_states(schedule)
+    x, time = views(jax.random.key(0), {"embedding": jnp.asarray(table)}, ids, t, clean)
     np.testing.assert_array_equal(x[0], table[ids[0]])
     assert time[0] == schedule.model_timesteps[0]
     assert time[1] == schedule.model_timesteps[12]
@@ -114,13 +123,39 @@ def test_clean_rows_are_embeddings_and_noisy_ones_are_those_of_the_schedule():
     np.testing.assert_allclose(np.var(noise), 1 - schedule.alphas_cumprod[12], rtol=0.1)
 
 
+@pytest.mark.parametrize("self_condition", [False, True])
+def test_estimates_are_those_of_the_denoiser_at_the_noise_it_is_told(self_condition):
+    """The toy answers with state, time and its own last estimate, so that all can be read back."""
+    schedule = make_schedule("sqrt", 20)
+    table = jnp.asarray(np.random.default_rng(4).normal(size=(7, E)), jnp.float32)
+
+    def denoise(params, x_t, time, self_cond=None):
+        seen = 0.0 if self_cond is None else self_cond
+        return x_t * params["scale"] + 1000.0 * time[:, None, None] + 3.0 * seen
+
+    unused: Any = None
+    toy = Model(unused, lambda params, ids: params["embedding"][ids], unused, denoise, unused)
+    frozen = {"embedding": table, "scale": jnp.float32(2.0)}
+    ids, t, clean = jnp.arange(3 * 4).reshape(3, 4) % 7, jnp.array([12, 3, 12]), jnp.arange(3) == 2
+    x_t, times = noisy_states(schedule)(jax.random.key(0), frozen, ids, t, clean)
+    views = denoiser_estimates(toy, schedule, self_condition=self_condition)
+    x, time = views(jax.random.key(0), frozen, ids, t, clean)
+    np.testing.assert_array_equal(time, times)
+    np.testing.assert_array_equal(x[2], table[ids[2]])
+    once = 2.0 * x_t + 1000.0 * times[:, None, None]
+    np.testing.assert_allclose(x[:2], (once + 3.0 * once * self_condition)[:2], rtol=1e-6)
+
+
 def test_the_loss_shows_clean_rows_at_its_rate():
     model, params, _ = build("pos")
-    table = np.ones((7, E), np.float32)
-    batch = {"input_ids": jnp.zeros((B, L), jnp.int32), "targets": jnp.zeros((B, L), jnp.int32)}
+    batch = {
+        "input_ids": jnp.zeros((B, L), jnp.int32),
+        "targets": jnp.zeros((B, L), jnp.int32),
+        FROZEN: {"embedding": jnp.ones((7, E))},
+    }
     t = jnp.full((B,), 19)
     losses = [
-        make_classifier_loss(model, table, make_schedule("sqrt", 20), clean_rate=rate)
+        make_classifier_loss(model, noisy_states(make_schedule("sqrt", 20)), clean_rate=rate)
         for rate in (1.0, 0.0)
     ]
     keys = jax.random.split(jax.random.key(5), 4)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from diffusion_jax.errors import UserError
 from diffusion_jax.train.optimizer import make_optimizer
 from diffusion_jax.train.state import init_state, update_ema
-from diffusion_jax.train.step import make_train_step
+from diffusion_jax.train.step import FROZEN, make_train_step
 from tests.train.toy import B, T, Terms, batch_at, history, init_params, loss_fn, setup, uniform
 
 ROOT = jax.random.key(3)
@@ -62,6 +64,29 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
     np.testing.assert_allclose(whole.timestep_state, cut.timestep_state, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(cut.params)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 4])
+def test_frozen_parameters_reach_the_loss_and_stay(num_microbatches):
+    """The same step as with the parameters closed over, on eight devices with them cut in two."""
+    frozen = {"inner": jnp.linspace(-1.0, 1.0, 36).reshape(6, 6)}
+
+    def loss(params, key, batch, t, dropout_key, given=None):
+        shift = jnp.sum((batch if given is None else {FROZEN: given})[FROZEN]["inner"][:, ::5])
+        rows = {"input_ids": batch["input_ids"]}
+        error, penalty = quiet_loss(params, key, rows, t, dropout_key)
+        return Terms(error * (2 + shift + 0.1 * jnp.sin(shift)), penalty)
+
+    options = {"sampler": uniform(), "num_microbatches": num_microbatches}
+    known, expected = run(setup(loss=partial(loss, given=frozen), **options), 3)
+    run_setup = setup(loss=loss, data=4, fsdp=2, frozen=frozen, **options)
+    state, rows = run(run_setup, 3)
+    for a, b in zip(
+        jax.tree.leaves((state.params, rows)), jax.tree.leaves((known.params, expected))
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    np.testing.assert_array_equal(run_setup.frozen["inner"], frozen["inner"])
+    assert run_setup.frozen["inner"].addressable_shards[0].data.shape == (3, 6)
 
 
 def test_microbatches_draw_different_noise():

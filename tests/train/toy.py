@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.scale.mesh import make_mesh, place_batch
-from diffusion_jax.scale.sharding import jit_train_step, state_shardings
+from diffusion_jax.scale.sharding import jit_train_step, param_shardings, state_shardings
 from diffusion_jax.train.optimizer import make_optimizer
 from diffusion_jax.train.state import init_state
 from diffusion_jax.train.step import make_train_step
@@ -88,6 +88,7 @@ class Setup(NamedTuple):
     state: object
     step: object
     shardings: object
+    frozen: object = None
 
     def place(self, batch):
         return place_batch(self.mesh, batch)
@@ -103,6 +104,7 @@ def setup(
     optimizer=None,
     ema_rates=(0.9, 0.99),
     num_microbatches=1,
+    frozen=None,
 ):
     sampler = sampler or history()
     optimizer = optimizer or make_optimizer(1e-2, 100, clip_norm=1.0)
@@ -114,4 +116,7 @@ def setup(
         loss, optimizer, sampler, num_timesteps=T, num_microbatches=num_microbatches
     )
     state = jax.device_put(state, shardings)
-    return Setup(mesh, state, jit_train_step(step, mesh, shardings), shardings)
+    if frozen is not None:
+        where = param_shardings(mesh, frozen, dict.fromkeys(frozen, ("embed", None)))
+        frozen = jax.device_put(frozen, where)
+    return Setup(mesh, state, jit_train_step(step, mesh, shardings, frozen), shardings, frozen)
