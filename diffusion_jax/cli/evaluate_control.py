@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,8 @@ class EvaluateControlCommand:
     Attributes:
         checkpoint: the --workdir of a training run on single texts.
         classifier: a directory that train-classifier wrote; may be given several times.
+        train_missing: train what the tasks need and --classifier does not bring, with
+            train-classifier's defaults, into CHECKPOINT-TASK-READS; what is there is used again.
         task: what to measure; may be given several times.
         targets: JSON lines of targets, ours or Diffusion-LM's, as one more task of that name.
         data: held-out texts with labels; empty is the run's validation corpus, or the grammar's
@@ -52,6 +54,7 @@ class EvaluateControlCommand:
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     classifier: Several = ()
+    train_missing: bool = False
     task: Several = ()
     targets: str | None = None
     data: str = ""
@@ -85,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
     from diffusion_jax.control.judge import make_judge
     from diffusion_jax.control.measure import Measurement, table
 
+    if command.train_missing:
+        command = replace(command, classifier=_train_missing(command))
     controller = load_controller(command)
     tasks = _tasks(command, controller)
     for targets in tasks.values():
@@ -117,6 +122,34 @@ def main(arguments: Sequence[str]) -> int:
         with output_stream(command.output) as stream:
             print(json.dumps(record, indent=2), file=stream)
     return 0
+
+
+def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
+    """Return the directories of all classifiers that are needed, after training what is missing."""
+    from diffusion_jax.classifier_training import classifier_config, read_base, train_classifier
+    from diffusion_jax.config import ClassifierRunConfig
+    from diffusion_jax.config.control import CLASSIFIER_TRAIN
+    from diffusion_jax.control.tasks import needed_classifiers
+    from diffusion_jax.text.control_targets import read_targets
+    from diffusion_jax.workdir import Workdir
+
+    targets = [] if command.targets is None else read_targets(command.targets)
+    given = {
+        Workdir(path).read_config(ClassifierRunConfig).model.task for path in command.classifier
+    }
+    guidance = command.guidance
+    at_states = guidance.method != "auto" and guidance.through == "classifier"
+    reads = "state" if at_states else "estimate"
+    found = list(command.classifier)
+    for task in sorted(needed_classifiers(command.task, targets) - given):
+        directory = f"{command.checkpoint.rstrip('/')}-{task}-{reads}"
+        saved = Workdir(directory)
+        if not saved.is_run() or CLASSIFIER_TRAIN.steps not in saved.checkpoints().steps():
+            base = read_base(command.checkpoint, weights=command.weights)
+            config = classifier_config(task, base, reads=reads)
+            train_classifier(config, base, directory, resume=True)
+        found.append(directory)
+    return tuple(found)
 
 
 def _teachers(command: EvaluateControlCommand) -> dict[str, Any]:

@@ -18,21 +18,23 @@ _IGNORED = {
 class GuidanceConfig:
     """How a chain is steered toward what is asked (Li et al. 2022, section 5).
 
-    Every objective is a mean: nats per wanted attribute, tag, chart cell or word.
+    Every objective is a mean, nats per wanted attribute, tag, chart cell or word; but where "auto"
+    goes by "gradient", it is their sum.
 
     Attributes:
         method: "adagrad" (K updates of every state, with a fluency term), "gradient" (one shift of
             the step's mean by its variance, Dhariwal and Nichol 2021), or "auto", what was measured
-            best: attributes by "gradient" through the denoiser, all else by "adagrad" at the noisy
-            state.
+            best: attributes, and whatever has a classifier of estimates, by "gradient" through the
+            denoiser, all else by "adagrad" at the noisy state.
         learning_rate: Adagrad's step size. Published: 0.05 to 0.2.
         updates: K, Adagrad updates per diffusion step; 0 is no update. Published: 3.
         fluency_weight: pull toward the step's mean. Published: 0.01 for attributes and lengths,
             1e-4 for parts of speech, 5e-4 for trees, 0.1 for spans.
         reset: when Adagrad's accumulator starts again: every "update" (the published program),
             every diffusion "step" (the paper), or "never".
-        scale: factor of the gradient of "gradient". An objective is a mean, so its posterior is
-            aimed at by the number of things that are wanted; more sharpens it.
+        scale: factor of the gradient of "gradient". The posterior is aimed at by 1 where the
+            objective is a sum, and by the number of things that are wanted where it is a mean; more
+            sharpens it.
         lowest: least noisy share of the schedule that is guided, in [0, 1). Published: 0.05.
         highest: most noisy share that is guided, in (0, 1].
         noise: Langevin noise after every update, in units of the step's sigma.

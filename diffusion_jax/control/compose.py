@@ -110,7 +110,7 @@ def make_guidance(
         head = model.head(params)
         functions = log_probs(wanted, classifiers)
 
-        def objective(kinds: Iterable[str], through: str) -> Objective:
+        def objective(kinds: Iterable[str], through: str, summed: bool) -> Objective:
             if through == "denoiser":
                 posterior = estimate_posterior(head, denoise, self_condition=self_condition)
             else:
@@ -129,7 +129,8 @@ def make_guidance(
                     )
                 else:
                     term = on_latent(functions[kind])
-                terms.append((wish.weight, term))
+                count = _count(wish.targets) if summed else 1.0
+                terms.append((wish.weight * count, term))
             return _sum_by_row(terms)
 
         window = {"min_t": min_t, "max_t": max_t, "anchor": anchor}
@@ -137,10 +138,12 @@ def make_guidance(
         ways = _ways(wanted.wishes, options, draws_noise, reading)
         for (method, through), kinds in ways.items():
             if method == "gradient":
-                guide = gradient_guidance(objective(kinds, through), scale=options.scale, **window)
+                # The posterior's own gradient is that of the sum.
+                wanting = objective(kinds, through, summed=options.method == "auto")
+                guide = gradient_guidance(wanting, scale=options.scale, **window)
             else:
                 guide = adagrad_guidance(
-                    objective(kinds, through),
+                    objective(kinds, through, summed=False),
                     learning_rate=options.learning_rate,
                     num_updates=options.updates,
                     fluency_weight=options.fluency_weight,

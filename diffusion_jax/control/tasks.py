@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from diffusion_jax.config import DataConfig
+from diffusion_jax.control.wishes import NEEDS
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.control_targets import MASK, Target
 from diffusion_jax.text.corpora import open_corpus
@@ -34,6 +35,14 @@ def parse_task(name: str) -> tuple[str, ...]:
     if {"infill", "pos"} <= set(parts) or {"infill", "tree"} <= set(parts):
         raise UserError(f"task {name!r}: infill leaves the length open, tags and trees settle it")
     return parts
+
+
+def needed_classifiers(tasks: Iterable[str], targets: Iterable[Target] = ()) -> set[str]:
+    """Return the tasks of the classifiers that these tasks and targets need."""
+    names = {part for task in tasks for part in parse_task(task)}
+    controls = {control for target in targets for control in target.controls()}
+    fields = {"attribute": "attributes", "span": "spans"}
+    return {NEEDS[name] for name in controls | {fields.get(n, n) for n in names} if name in NEEDS}
 
 
 def held_out(config: DataConfig, data: str, seed: int) -> Corpus:

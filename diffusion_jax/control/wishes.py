@@ -18,7 +18,8 @@ from diffusion_jax.text.templates import Layout, Template, encode_known, fill_ro
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.trees import parse_tree
 
-_NEEDS = {"attributes": "attribute", "pos": "pos", "tree": "tree", "spans": "tree"}
+# Field of a target -> task of the classifier that tells it.
+NEEDS = {"attributes": "attribute", "pos": "pos", "tree": "tree", "spans": "tree"}
 _WEIGHS = {
     "attribute_weight": {"attributes"},
     "pos_weight": {"pos"},
@@ -74,7 +75,7 @@ def check_targets(
         try:
             check_target(target, row_length - 2)
             for control in target.controls():
-                task = _NEEDS.get(control)
+                task = NEEDS.get(control)
                 if task and task not in classifiers:
                     raise UserError(
                         f"{control} needs a classifier for the task {task!r}; train one with "
@@ -93,7 +94,7 @@ def check_all_used(
 ) -> None:
     """Raise UserError for a classifier or a weight that no target makes use of."""
     asked = {control for target in targets for control in target.controls()}
-    needed = {_NEEDS.get(control) for control in asked}
+    needed = {NEEDS.get(control) for control in asked}
     for task, classifier in classifiers.items():
         if task not in needed:
             raise UserError(

@@ -1,6 +1,6 @@
 """Control of attributes (semantic content), from checkpoint to table (arXiv 2205.14217).
 
-Command: python experiments/control/attribute.py runs/e2e --classifier runs/attribute -o out.json
+Command: python experiments/control/attribute.py runs/e2e -o out.json
 Data: the run's held-out texts with labels (--data), the grammar's test split, or published
     targets (--targets target_attribute.json).
 Hardware: full: one A100-class GPU. On the small grammar: two CPU cores.
@@ -10,6 +10,7 @@ Published: 81.2% of outputs contain the value / lm-score 2.55 (FUDGE 69.9 / 2.83
     72.5 / 2.87); lr 0.1, lambda 0.01.
     50 samples per target, 200 DDIM steps with eta 1 and rounding, K = 3 updates, none for t < 10.
 
+Without --classifier, one is trained first, into CHECKPOINT-attribute-state, and found there again.
 Any option of `diffusion-jax evaluate-control` can be added, and wins over the published one.
 """
 
@@ -29,4 +30,5 @@ PUBLISHED = (
 
 if __name__ == "__main__":
     task = () if "--targets" in sys.argv else ("--task", "attribute")
-    sys.exit(entry(["evaluate-control", *task, *SAMPLING, *PUBLISHED, *sys.argv[1:]]))
+    options = ("--train-missing", *SAMPLING, *PUBLISHED, *sys.argv[1:])
+    sys.exit(entry(["evaluate-control", *task, *options]))

@@ -1,6 +1,6 @@
 """Control of parts of speech, from checkpoint to table (arXiv 2205.14217).
 
-Command: python experiments/control/pos.py runs/e2e --classifier runs/pos -o out.json
+Command: python experiments/control/pos.py runs/e2e -o out.json
 Data: the run's held-out texts with labels (--data), the grammar's test split, or published
     targets (--targets target_pos.json).
 Hardware: full: one A100-class GPU. On the small grammar: two CPU cores.
@@ -10,7 +10,8 @@ Published: 90.0% of tags / lm-score 5.16 (FUDGE 27.0 / 7.96, fine-tuned GPT-2 89
     lambda 0.0005.
     50 samples per target, 200 DDIM steps with eta 1 and rounding, K = 3 updates, none for t < 10.
 
-Any option of `diffusion-jax evaluate-control` can be added, and wins over the published one.
+Without --classifier, one is trained first, into CHECKPOINT-pos-state, and found there again. Any
+option of `diffusion-jax evaluate-control` can be added, and wins over the published one.
 """
 
 import sys
@@ -29,4 +30,5 @@ PUBLISHED = (
 
 if __name__ == "__main__":
     task = () if "--targets" in sys.argv else ("--task", "pos")
-    sys.exit(entry(["evaluate-control", *task, *SAMPLING, *PUBLISHED, *sys.argv[1:]]))
+    options = ("--train-missing", *SAMPLING, *PUBLISHED, *sys.argv[1:])
+    sys.exit(entry(["evaluate-control", *task, *options]))

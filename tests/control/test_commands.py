@@ -1,15 +1,19 @@
 """The commands: what is refused with exit code 2, and what a line of output holds."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from diffusion_jax.cli import main
-from diffusion_jax.config import GuidanceConfig
+from diffusion_jax import classifier_training
+from diffusion_jax.cli import evaluate_control, main
+from diffusion_jax.config import ClassifierRunConfig, GuidanceConfig
 from diffusion_jax.control.wishes import check_all_used
 from diffusion_jax.errors import UserError
+from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.text.control_targets import Target, read_targets
+from diffusion_jax.workdir import Workdir
 
 BAD = {
     "nothing asked": [],
@@ -136,3 +140,49 @@ def test_control_writes_lines_and_goes_on_where_it_stopped(untrained, tmp_path, 
     assert main([*asked, "--max-layouts", "2", "--resume"]) == 0
     assert out.read_text(encoding="utf-8") == whole
     assert main([*asked[:-1], str(targets), "--resume"]) == 2
+
+
+def test_what_the_tasks_need_and_nobody_gives_is_trained(untrained, monkeypatch, tmp_path):
+    trained = []
+
+    def train_classifier(config, base, directory, *, resume):
+        assert resume
+        trained.append((config.model.task, config.reads, directory))
+
+    monkeypatch.setattr(classifier_training, "train_classifier", train_classifier)
+    targets = tmp_path / "targets.jsonl"
+    targets.write_text('{"length": 5, "pos": "DET * * * *"}\n')
+    base = evaluate_control.EvaluateControlCommand(
+        checkpoint=f"{untrained}/", task=("attribute+length", "span"), targets=str(targets)
+    )
+    found = evaluate_control._train_missing(base)
+    expected = {task: f"{untrained}-{task}-estimate" for task in ("attribute", "pos", "tree")}
+    assert trained == [(task, "estimate", path) for task, path in expected.items()]
+    assert list(found) == list(expected.values())
+    # Published guidance asks about noisy states; what needs no classifier trains none.
+    trained.clear()
+    published = replace(base, guidance=GuidanceConfig(method="adagrad"), task=("infill",))
+    evaluate_control._train_missing(replace(published, task=("tree",), targets=None))
+    assert [reads for _, reads, _ in trained] == ["state"]
+    assert evaluate_control._train_missing(replace(published, targets=None)) == ()
+
+
+def test_a_classifier_that_is_given_or_was_trained_is_used(untrained, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        classifier_training, "train_classifier", lambda *_, **__: pytest.fail("was trained")
+    )
+    run = tmp_path / "run"
+    run.symlink_to(untrained)
+    for name, task in (("mine", "pos"), ("run-tree-estimate", "tree")):
+        (tmp_path / name).mkdir()
+        config = ClassifierRunConfig(model=ClassifierConfig(task=task))
+        Workdir(tmp_path / name).write_config(config)
+    monkeypatch.setattr(
+        Workdir, "checkpoints", lambda self: SimpleNamespace(steps=lambda: [1000, 3000])
+    )
+    mine = str(tmp_path / "mine")
+    command = evaluate_control.EvaluateControlCommand(
+        checkpoint=str(run), task=("pos", "tree"), classifier=(mine,)
+    )
+    found = evaluate_control._train_missing(command)
+    assert found == (mine, str(tmp_path / "run-tree-estimate"))

@@ -294,6 +294,11 @@ def test_auto_is_the_gradient_for_attributes_and_adagrad_for_the_rest(controller
     _, _, by_gradient, *_ = one_guided_step(only_gradient, ATTRIBUTE, **gradient)
     np.testing.assert_array_equal(after, by_gradient)
     assert not np.array_equal(before, after)
+    # Of several, "auto" climbs the sum, whose scale is the same as that of one.
+    two = make_target(attributes=["food=thai", "price=low"])
+    _, _, after, *_ = one_guided_step(controller, two, **auto)
+    _, _, by_gradient, *_ = one_guided_step(only_gradient, two, scale=20.0, **gradient)
+    np.testing.assert_allclose(after, by_gradient, rtol=1e-5, atol=1e-6)
     tags = make_target(pos="DET NOUN AUX * PUNCT")
     _, _, after, *_ = one_guided_step(controller, tags, **auto)
     _, _, by_adagrad, *_ = one_guided_step(controller, tags)
