@@ -184,7 +184,9 @@ def place_learner(learner: Learner, mesh: Mesh) -> Placed:
     frozen = None
     if learner.frozen is not None:
         where = param_shardings(mesh, *learner.frozen)
-        frozen = jax.jit(lambda params: params, out_shardings=where)(learner.frozen.params)
+        # From the host, the same on every process, whatever device they were read to.
+        params = jax.device_get(learner.frozen.params)
+        frozen = jax.jit(lambda params: params, out_shardings=where)(params)
     return Placed(learner, mesh, abstract, shardings, frozen)
 
 

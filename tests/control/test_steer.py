@@ -9,13 +9,12 @@ import pytest
 
 from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.config import GuidanceConfig
-from diffusion_jax.control import compose
 from diffusion_jax.control.choose import order, rank
 from diffusion_jax.control.compose import Wanted, _ways, log_probs, make_guidance
 from diffusion_jax.control.steer import Candidate, Controller, _shares, decode
 from diffusion_jax.control.wishes import Plan, Wish, plan_wishes, stack_wishes
 from diffusion_jax.errors import UserError
-from diffusion_jax.guidance import fixed_words, keywords, latent_posterior, on_estimate
+from diffusion_jax.guidance import fixed_words, keywords, latent_posterior
 from diffusion_jax.models.base import bind
 from diffusion_jax.samplers import Anchor, step_grid
 from diffusion_jax.schedules import make_schedule
@@ -23,7 +22,6 @@ from diffusion_jax.text.control_targets import Target, make_target
 from diffusion_jax.text.templates import keeps, parse_template
 from diffusion_jax.text.tokenizers.word import WordTokenizer
 from diffusion_jax.types import StepInfo, StepOutput
-from tests.control.conftest import untrained_classifier
 
 ATTRIBUTE = make_target(attributes=["food=thai"])
 TAGS = make_target(pos="DET NOUN AUX * PUNCT", attributes=["price=low"])
@@ -334,36 +332,6 @@ def test_each_kind_of_control_goes_its_way(options, ways):
             ("gradient", "denoiser"): ["attribute", "pos"],
             ("adagrad", "classifier"): ["words"],
         }
-
-
-def test_a_classifier_of_estimates_is_asked_about_them(controller, monkeypatch):
-    """It is told the noise of the state that the estimate is of, and never shown the state."""
-    reader = untrained_classifier(controller.generator, "pos", reads="estimate")
-    both = {**controller.classifiers, "pos": reader}
-    reading = dataclasses.replace(controller, classifiers=both)
-    told = []
-    monkeypatch.setattr(
-        compose,
-        "on_estimate",
-        lambda *arguments, tell_time, **options: (
-            told.append(tell_time) or on_estimate(*arguments, tell_time=tell_time, **options)
-        ),
-    )
-    one_guided_step(reading, TAGS, method="auto")
-    assert told == [False, True]
-    for method in ("adagrad", "gradient"):
-        with pytest.raises(UserError, match=r"pos classifier reads.*--guidance.through denoiser"):
-            Controller.build(reading.generator, both, GuidanceConfig(method=method), reading.holes)
-
-
-def test_a_classifier_of_estimates_fits_its_denoiser_alone(controller):
-    params, config = controller.params, controller.config
-    reader = untrained_classifier(controller.generator, "pos", reads="estimate")
-    reader.check_fits(params, config)
-    moved = {**params, "network": jax.tree.map(lambda x: x + 1e-3, params["network"])}
-    controller.classifiers["pos"].check_fits(moved, config)
-    with pytest.raises(UserError, match="estimates of another denoiser"):
-        reader.check_fits(moved, config)
 
 
 def test_every_line_end_is_a_token_of_the_text():

@@ -105,7 +105,7 @@ def test_a_classifier_over_a_stop_fits_its_run_and_no_other(runs, tmp_path, caps
     config, params = base.read_config(), base.read_params(base.read_config())
     trained.check_fits(params, config)
     other = {**params, "embedding": params["embedding"] + 1e-6}
-    with pytest.raises(UserError, match="trained on other embeddings"):
+    with pytest.raises(UserError, match="estimates of another denoiser"):
         trained.check_fits(other, config)
 
     ids = np.asarray([[0, 4, 5, 6, 1, *[3] * 13]])
