@@ -22,7 +22,12 @@ from diffusion_jax.config import (
     OptimConfig,
     TrainConfig,
 )
-from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN, Reads
+from diffusion_jax.config.control import (
+    BEST_READS,
+    CLASSIFIER_OPTIM,
+    CLASSIFIER_TRAIN,
+    Reads,
+)
 from diffusion_jax.evaluate.noise_accuracy import NoiseAccuracy, accuracy_by_noise
 from diffusion_jax.experiment import open_corpora
 from diffusion_jax.models.base import Model
@@ -133,7 +138,7 @@ def classifier_config(
     task: str,
     base: BaseRun,
     *,
-    reads: Reads = "estimate",
+    reads: Reads | None = None,
     data: DataConfig | None = None,
     shape: TransformerShape | None = None,
     optim: OptimConfig = CLASSIFIER_OPTIM,
@@ -145,7 +150,7 @@ def classifier_config(
     Args:
         task: "attribute", "pos" or "tree".
         base: the run to steer.
-        reads: what it is shown, see ``ClassifierRunConfig``.
+        reads: what it is shown, see ``ClassifierRunConfig``; default what steers better.
         data: labelled corpus; default the run's own.
         shape: of the Transformer.
         optim: optimiser.
@@ -155,6 +160,7 @@ def classifier_config(
     Raises:
         UserError: a value out of range.
     """
+    reads = reads or BEST_READS[task]
     values = {"task": task, "embed_dim": base.embedding.shape[1]}
     model = ClassifierConfig(
         **asdict(shape or TransformerShape()), **values, max_length=base.config.data.length

@@ -128,7 +128,7 @@ def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
     """Return the directories of all classifiers that are needed, after training what is missing."""
     from diffusion_jax.classifier_training import classifier_config, read_base, train_classifier
     from diffusion_jax.config import ClassifierRunConfig
-    from diffusion_jax.config.control import CLASSIFIER_TRAIN
+    from diffusion_jax.config.control import BEST_READS, CLASSIFIER_TRAIN
     from diffusion_jax.control.tasks import needed_classifiers
     from diffusion_jax.text.control_targets import read_targets
     from diffusion_jax.workdir import Workdir
@@ -139,9 +139,9 @@ def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
     }
     guidance = command.guidance
     at_states = guidance.method != "auto" and guidance.through == "classifier"
-    reads = "state" if at_states else "estimate"
     found = list(command.classifier)
     for task in sorted(needed_classifiers(command.task, targets) - given):
+        reads = "state" if at_states else BEST_READS[task]
         directory = f"{command.checkpoint.rstrip('/')}-{task}-{reads}"
         saved = Workdir(directory)
         if not saved.is_run() or CLASSIFIER_TRAIN.steps not in saved.checkpoints().steps():

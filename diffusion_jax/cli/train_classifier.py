@@ -32,8 +32,8 @@ class TrainClassifierCommand:
             each span of words.
         checkpoint: the --workdir of the model to steer.
         workdir: directory of the classifier, new or empty.
-        reads: what it is shown: "estimate", the model's estimate of the text, which steers better;
-            "state", the noisy embeddings, as published.
+        reads: what it is shown: "estimate", the model's estimate of the text; "state", the noisy
+            embeddings, as published. Default: what steers better, "state" for trees alone.
         corpus: labelled corpus; default the model's own.
         validation: held-out labelled corpus; default the validation split, where there is one.
         format: how to read the files.
@@ -51,7 +51,7 @@ class TrainClassifierCommand:
     task: Literal["attribute", "pos", "tree"]
     checkpoint: Annotated[str, tyro.conf.arg(aliases=["-c"])]
     workdir: Annotated[str, tyro.conf.arg(aliases=["-w"])]
-    reads: Reads = "estimate"
+    reads: Reads | None = None
     corpus: str | None = None
     validation: str | None = None
     format: Format | None = None

@@ -11,6 +11,8 @@ from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
 from diffusion_jax.models.shape import AutoregressiveConfig, ClassifierConfig
 
 Reads = Literal["state", "estimate"]
+# What was measured to steer better, see benchmarks/results/control.md.
+BEST_READS: dict[str, Reads] = {"attribute": "estimate", "pos": "estimate", "tree": "state"}
 
 # A few minutes on two CPU cores for rows of some twenty tokens.
 CLASSIFIER_OPTIM = OptimConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=1.0)

@@ -156,13 +156,14 @@ def test_what_the_tasks_need_and_nobody_gives_is_trained(untrained, monkeypatch,
         checkpoint=f"{untrained}/", task=("attribute+length", "span"), targets=str(targets)
     )
     found = evaluate_control._train_missing(base)
-    expected = {task: f"{untrained}-{task}-estimate" for task in ("attribute", "pos", "tree")}
-    assert trained == [(task, "estimate", path) for task, path in expected.items()]
-    assert list(found) == list(expected.values())
+    expected = [("attribute", "estimate"), ("pos", "estimate"), ("tree", "state")]
+    expected = [(task, reads, f"{untrained}-{task}-{reads}") for task, reads in expected]
+    assert trained == expected
+    assert found == tuple(path for _, _, path in expected)
     # Published guidance asks about noisy states; what needs no classifier trains none.
     trained.clear()
     published = replace(base, guidance=GuidanceConfig(method="adagrad"), task=("infill",))
-    evaluate_control._train_missing(replace(published, task=("tree",), targets=None))
+    evaluate_control._train_missing(replace(published, task=("pos",), targets=None))
     assert [reads for _, reads, _ in trained] == ["state"]
     assert evaluate_control._train_missing(replace(published, targets=None)) == ()
 
@@ -173,7 +174,7 @@ def test_a_classifier_that_is_given_or_was_trained_is_used(untrained, monkeypatc
     )
     run = tmp_path / "run"
     run.symlink_to(untrained)
-    for name, task in (("mine", "pos"), ("run-tree-estimate", "tree")):
+    for name, task in (("mine", "pos"), ("run-tree-state", "tree")):
         (tmp_path / name).mkdir()
         config = ClassifierRunConfig(model=ClassifierConfig(task=task))
         Workdir(tmp_path / name).write_config(config)
@@ -185,4 +186,4 @@ def test_a_classifier_that_is_given_or_was_trained_is_used(untrained, monkeypatc
         checkpoint=str(run), task=("pos", "tree"), classifier=(mine,)
     )
     found = evaluate_control._train_missing(command)
-    assert found == (mine, str(tmp_path / "run-tree-estimate"))
+    assert found == (mine, str(tmp_path / "run-tree-state"))

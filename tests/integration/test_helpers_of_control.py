@@ -105,7 +105,7 @@ def test_a_classifier_over_a_stop_fits_its_run_and_no_other(runs, tmp_path, caps
     config, params = base.read_config(), base.read_params(base.read_config())
     trained.check_fits(params, config)
     other = {**params, "embedding": params["embedding"] + 1e-6}
-    with pytest.raises(UserError, match="estimates of another denoiser"):
+    with pytest.raises(UserError, match="trained on other embeddings"):
         trained.check_fits(other, config)
 
     ids = np.asarray([[0, 4, 5, 6, 1, *[3] * 13]])
@@ -119,6 +119,27 @@ def test_a_classifier_over_a_stop_fits_its_run_and_no_other(runs, tmp_path, caps
     np.testing.assert_allclose(value[0], expected, rtol=1e-5)
     with pytest.raises(UserError, match="for the task 'tree'"):
         classifier_run.pos_targets(trained, [["NOUN"]])
+
+
+@pytest.mark.slow
+def test_a_classifier_of_estimates_learns_from_its_denoiser_and_fits_no_other(runs, tmp_path):
+    shown = tmp_path / "shown"
+    more = ["--train.steps", "3", "--train.validate-every", "3"]
+    assert classify("pos", runs["text"], shown, *more) == 0
+    trained = TrainedClassifier.load(shown)
+    assert trained.reads_estimates
+    base = Workdir(runs["text"])
+    config = base.read_config()
+    params = base.read_params(config)
+    trained.check_fits(params, config)
+    # The same embeddings, another network.
+    with pytest.raises(UserError, match="estimates of another denoiser"):
+        trained.check_fits({**params, "head_bias": params["head_bias"] + 1}, config)
+    # What it is shown decides what it learns.
+    state = tmp_path / "state"
+    assert classify("pos", runs["text"], state, *more, "--reads", "state") == 0
+    losses = [[row.get("nll") for row in metrics(path)] for path in (shown, state)]
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.slow
