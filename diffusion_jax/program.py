@@ -184,7 +184,12 @@ def make_loss(
     if options.objective == "cross_entropy":
         objective = cross_entropy_loss
     else:
-        objective = partial(diffusion_loss, nll_input=options.nll_input)
+        objective = partial(
+            diffusion_loss,
+            nll_input=options.nll_input,
+            snr_weight=options.snr_weight,
+            snr_clip=options.snr_clip,
+        )
 
     def loss(params: Any, key: jax.Array, batch: Any, t: jax.Array, dropout_key: Any) -> Any:
         if clips:

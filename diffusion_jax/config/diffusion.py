@@ -31,6 +31,10 @@ class DiffusionConfig:
         positions: average the loss over "all" positions (as published) or the "target" only.
         nll_input: compute the rounding term on the sampled "x_start" (as published) or on the
             network's "prediction".
+        snr_weight: weigh the squared error by 1 + snr_weight * min(SNR, snr_clip); 0 as published.
+            Words that are rare, or that others can stand for, are told apart at little noise only;
+            without a weight the network may never learn to write them (docs/techniques.md).
+        snr_clip: the largest signal-to-noise ratio that weighs.
         source_drop_rate: share of pairs trained without their source, so that sample.guidance_scale
             can weigh it (classifier-free guidance, arXiv:2207.12598; usually 0.1). Needs positions
             "target".
@@ -53,6 +57,8 @@ class DiffusionConfig:
     objective: Literal["mse", "cross_entropy"] = "mse"
     positions: Literal["all", "target"] = "all"
     nll_input: Literal["x_start", "prediction"] = "x_start"
+    snr_weight: float = 0.0
+    snr_clip: float = 5.0
     source_drop_rate: float = 0.0
     given_rate: float = 0.0
     self_cond_rate: float = 0.0
@@ -88,6 +94,20 @@ class DiffusionConfig:
             "diffusion.nll_input",
             self.nll_input,
             'left as "x_start" with objective "cross_entropy", which has no rounding term',
+        )
+        require(self.snr_weight >= 0, "diffusion.snr_weight", self.snr_weight, "0 (off) or more")
+        require(
+            self.snr_weight == 0 or self.objective == "mse",
+            "diffusion.snr_weight",
+            self.snr_weight,
+            '0 with objective "cross_entropy", which has no squared error',
+        )
+        require(self.snr_clip > 0, "diffusion.snr_clip", self.snr_clip, "a positive number")
+        require(
+            self.snr_weight > 0 or self.snr_clip == type(self).snr_clip,
+            "diffusion.snr_clip",
+            self.snr_clip,
+            "left alone without diffusion.snr_weight",
         )
         require(
             0.0 <= self.source_drop_rate < 1.0,

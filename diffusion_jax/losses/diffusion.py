@@ -42,7 +42,7 @@ from diffusion_jax.losses.terms import (
 )
 from diffusion_jax.models.base import Model
 from diffusion_jax.rounding import token_nll
-from diffusion_jax.schedules import NoiseSchedule
+from diffusion_jax.schedules import NoiseSchedule, extract
 from diffusion_jax.types import Params, RoundingHead, check_shape
 
 TokenNLL = Callable[[RoundingHead, jax.Array, jax.Array], jax.Array]
@@ -63,6 +63,8 @@ def diffusion_loss(
     positions: Literal["all", "target"] = "all",
     parameterization: Literal["x_start", "eps"] = "x_start",
     nll_input: Literal["x_start", "prediction"] = "x_start",
+    snr_weight: float = 0.0,
+    snr_clip: float = 5.0,
     mean_embed: jax.Array | None = None,
     absorb_rate: float = 0.0,
     penalty_weight: float = 0.01,
@@ -93,6 +95,12 @@ def diffusion_loss(
         parameterization: what the network's output is read as. ``"eps"`` regresses the noise.
         nll_input: compute ``rounding_nll`` on the drawn ``"x_start"``, as published, or on the
             network's ``"prediction"`` of it.
+        snr_weight: weigh the network's squared error by ``1 + snr_weight * min(SNR, snr_clip)``,
+            where SNR is alpha_bar / (1 - alpha_bar); 0 as published. 1 without a bound is the
+            "SNR + 1" of Salimans and Ho 2022 (arXiv:2202.00512); the bound is that of Hang et al.
+            2023 (arXiv:2303.09556). Rare words are told apart at little noise only, where a uniform
+            weight hardly sees them. Needs parameterization "x_start".
+        snr_clip: the largest SNR that weighs; unused without ``snr_weight``.
         mean_embed: float32 [E], the soft absorbing state of DiffuSeq-v2, usually
             ``params["mean_embed"]``; None for the other two systems.
         absorb_rate: probability of absorbing a token at full noise; needs ``mean_embed``.
@@ -101,7 +109,7 @@ def diffusion_loss(
         draws: all random numbers, instead of drawing them with ``key``.
         alpha_bar: float32 [B, L], share of signal variance at every position, instead of the
             schedule's at ``t`` (SeqDiffuSeq); without ``mean_embed``.
-        by_position: also return the network's error at every position.
+        by_position: also return the network's error at every position, not weighted.
 
     Returns:
         The terms, each float32 [B]; in a ``ByPosition`` where that is asked for.
@@ -110,6 +118,7 @@ def diffusion_loss(
         UserError: an unknown choice, a rate outside [0, 1], or options that exclude each other.
     """
     _check_options(positions, parameterization, nll_input, mean_embed, absorb_rate, self_cond_rate)
+    _check_snr_weight(snr_weight, snr_clip, parameterization)
     check_source_drop(source_drop_rate, positions)
     check_shape("input_ids", input_ids, (None, None))
     check_shape("noise_mask", noise_mask, input_ids.shape)
@@ -145,9 +154,12 @@ def diffusion_loss(
     latent = x_start if nll_input == "x_start" else pred_x_start
     nll = token_nll_fn(model.head(params), latent, input_ids)
 
+    weighted = error
+    if snr_weight > 0.0:
+        weighted = error * snr_weights(schedule, t, alpha_bar, snr_weight, snr_clip)
     counted = noise_mask if positions == "target" else None
     terms = LossTerms(
-        mse=mean_over_positions(error, counted),
+        mse=mean_over_positions(weighted, counted),
         prior=mean_over_positions(prior, counted),
         rounding_nll=mean_over_positions(nll, counted),
         penalty=penalty_term(mean_embed, penalty_weight, t),
@@ -215,6 +227,21 @@ def predict(
     return model.denoise(params, x_t, time, self_cond, dropout_key=second_key)
 
 
+def snr_weights(
+    schedule: NoiseSchedule,
+    t: jax.Array,
+    alpha_bar: jax.Array | None,
+    weight: float,
+    clip: float,
+) -> jax.Array:
+    """Return ``1 + weight * min(SNR, clip)``: [B, 1], or [B, L] where positions have levels."""
+    if alpha_bar is None:
+        alpha_bar = extract(schedule.alphas_cumprod, t, 2)
+    # No noise at all (alpha_bar 1) has the largest weight, and must not divide by zero.
+    snr = alpha_bar / jnp.maximum(1.0 - alpha_bar, 1e-12)
+    return 1.0 + weight * jnp.minimum(snr, clip)
+
+
 def check_source_drop(rate: float, positions: str) -> None:
     """Raise UserError for a rate out of range, or sources that are both dropped and learned."""
     if not 0.0 <= rate <= 1.0:
@@ -223,6 +250,18 @@ def check_source_drop(rate: float, positions: str) -> None:
         raise UserError(
             f"source_drop_rate={rate} needs positions='target': a source that was dropped cannot "
             "be predicted"
+        )
+
+
+def _check_snr_weight(weight: float, clip: float, parameterization: str) -> None:
+    if not weight >= 0.0:
+        raise UserError(f"snr_weight={weight} is not allowed; use 0 (off) or more")
+    if weight > 0.0 and not clip > 0.0:
+        raise UserError(f"snr_clip={clip} is not allowed; use a positive number")
+    if weight > 0.0 and parameterization != "x_start":
+        raise UserError(
+            f"snr_weight={weight} weighs errors of x_start; parameterization is "
+            f"{parameterization!r}: leave one of them out"
         )
 
 

@@ -119,6 +119,30 @@ def test_a_perfect_network_has_no_error():
     assert terms.mse[0] > 0.01
 
 
+def test_errors_at_little_noise_weigh_by_the_clipped_signal_to_noise_ratio():
+    """Only the squared error of the network weighs more, and positions report it as it is."""
+    plain = loss(by_position=True)
+    weighed = loss(by_position=True, snr_weight=0.5, snr_clip=3.0)
+    alpha_bar = SCHEDULE.alphas_cumprod[np.asarray(T_BATCH)]
+    ratio = np.minimum(alpha_bar / (1 - alpha_bar), 3.0)
+    assert ratio[0] == 3.0 > ratio[2]
+    np.testing.assert_allclose(weighed.terms.mse, (1 + 0.5 * ratio) * plain.terms.mse, rtol=1e-5)
+    for name in ("prior", "rounding_nll", "penalty"):
+        np.testing.assert_array_equal(getattr(weighed.terms, name), getattr(plain.terms, name))
+    np.testing.assert_array_equal(weighed.by_position, plain.by_position)
+
+
+def test_every_position_weighs_by_its_own_noise():
+    levels = jnp.linspace(0.0, 1.0, B * L).reshape(B, L)
+    options = {"alpha_bar": levels, "by_position": True}
+    plain = loss(**options)
+    weights = 1 + 2 * np.minimum(levels / np.maximum(1 - levels, 1e-12), 5.0)
+    expected = np.mean(weights * plain.by_position, axis=1)
+    np.testing.assert_allclose(loss(**options, snr_weight=2.0).terms.mse, expected, rtol=1e-5)
+    # Without any noise the weight is finite.
+    assert weights[-1, -1] == 11.0
+
+
 def test_eps_reads_the_output_as_noise():
     perfect = TOY._replace(denoise=lambda *args, **kwargs: DRAWS.q_noise)
     terms = diffusion_loss(
@@ -298,6 +322,9 @@ def test_prediction_nll_scores_the_output(key):
         ({"positions": "source"}, "positions='source'"),
         ({"parameterization": "v"}, "choose one of x_start, eps"),
         ({"nll_input": "x_t"}, "nll_input='x_t'"),
+        ({"snr_weight": -1.0}, "snr_weight=-1.0"),
+        ({"snr_weight": 1.0, "snr_clip": 0.0}, "snr_clip=0.0"),
+        ({"snr_weight": 1.0, "parameterization": "eps"}, "errors of x_start"),
         ({"self_cond_rate": 1.5}, "self_cond_rate=1.5"),
         ({"absorb_rate": 0.5}, "mean_embed=True"),
         ({"mean_embed": jnp.ones(E), "parameterization": "eps"}, "'x_start' only"),

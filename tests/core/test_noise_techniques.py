@@ -232,5 +232,11 @@ def test_unknown_objectives_are_refused_before_anything_runs():
         ExperimentConfig(sample=SampleConfig(temperature=0.5))
     with pytest.raises(UserError, match="nll_input"):
         DiffusionConfig(objective="cross_entropy", nll_input="prediction")
+    with pytest.raises(UserError, match="no squared error"):
+        DiffusionConfig(objective="cross_entropy", snr_weight=1.0)
+    with pytest.raises(UserError, match=r"diffusion.snr_weight.*0 \(off\) or more"):
+        DiffusionConfig(snr_weight=-1.0)
+    with pytest.raises(UserError, match="left alone without diffusion"):
+        DiffusionConfig(snr_clip=2.0)
     with pytest.raises(UserError, match=r"less diffusion\.min_timestep = 1900"):
         ExperimentConfig(diffusion=DiffusionConfig(min_timestep=1900))
