@@ -60,6 +60,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "length_head": {**_BASE, "model.length_head": True},
     "length_bucket": {**_BASE, "model.length_head": True, "data.length_bucket": 8},
+    "snr": {**_BASE, "diffusion.snr_weight": 1.0},
+    "bucket_snr": {
+        **_BASE,
+        "model.length_head": True,
+        "data.length_bucket": 8,
+        "diffusion.snr_weight": 1.0,
+    },
     "guidance": {**_BASE, "diffusion.source_drop_rate": 0.1},
     "cross_entropy": {**_BASE, **_POSTERIOR},
     "time_warp": {**_BASE, **_POSTERIOR, "diffusion.timestep_sampler": "time_warp"},
