@@ -1,7 +1,7 @@
 """The same network, loss, optimiser and reverse step in PyTorch, written with its fast paths.
 
 Fused query-key-value products, ``scaled_dot_product_attention``, fused AdamW, a multi-tensor
-moving average, ``inference_mode`` for sampling.
+moving average, ``inference_mode`` for sampling; on a GPU, autocast to bfloat16.
 """
 
 import math
@@ -79,26 +79,36 @@ class Denoiser(nn.Module):
         return self.down(self.blocks(hidden))
 
 
+def low_precision(spec: DenoiserConfig, device: str) -> torch.autocast:
+    """Return the context in which products are made in ``spec.dtype``."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=spec.dtype == "bfloat16")
+
+
 def make_train_step(
-    spec: DenoiserConfig, num_timesteps: int, learning_rate: float, ema_rate: float
+    spec: DenoiserConfig,
+    num_timesteps: int,
+    learning_rate: float,
+    ema_rate: float,
+    device: str = "cpu",
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function that makes one training step of Diffusion-LM on ids [B, L]."""
-    model = Denoiser(spec).train()
+    model = Denoiser(spec).train().to(device)
     params = list(model.parameters())
     averages = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=learning_rate, weight_decay=0.0, fused=True)
     alphas_cumprod = torch.from_numpy(
         make_schedule("sqrt", num_timesteps).alphas_cumprod.astype(np.float32)
-    )
+    ).to(device)
     first_sigma = (1 - alphas_cumprod[0]).sqrt()
 
     def step(ids: torch.Tensor) -> torch.Tensor:
-        t = torch.randint(num_timesteps, (ids.shape[0],))
+        t = torch.randint(num_timesteps, (ids.shape[0],), device=device)
         alpha_bar = alphas_cumprod[t][:, None, None]
         mean = model.embedding(ids)
         x_start = mean + first_sigma * torch.randn_like(mean)
         x_t = alpha_bar.sqrt() * x_start + (1 - alpha_bar).sqrt() * torch.randn_like(mean)
-        pred = model(x_t, t * (1000.0 / num_timesteps))
+        with low_precision(spec, device):
+            pred = model(x_t, t * (1000.0 / num_timesteps)).float()
         target = torch.where((t == 0)[:, None, None], mean, x_start)
         mse = F.mse_loss(pred, target)
         prior = (alphas_cumprod[-1] * x_start.square()).mean()
@@ -116,18 +126,19 @@ def make_train_step(
 
 
 def make_reverse_step(
-    spec: DenoiserConfig, num_timesteps: int
+    spec: DenoiserConfig, num_timesteps: int, device: str = "cpu"
 ) -> Callable[[torch.Tensor, int], torch.Tensor]:
     """Return one ancestral step with the clamp, (x_t [B, L, E], t) -> the state at t - 1."""
-    model = Denoiser(spec).eval()
+    model = Denoiser(spec).eval().to(device)
     table = make_schedule("sqrt", num_timesteps)
     embedding = model.embedding.weight.detach()
     square = embedding.square().sum(-1)
 
     @torch.inference_mode()
     def step(x: torch.Tensor, t: int) -> torch.Tensor:
-        time = torch.full((x.shape[0],), t * 1000.0 / num_timesteps)
-        pred = model(x, time).flatten(0, 1)
+        time = torch.full((x.shape[0],), t * 1000.0 / num_timesteps, device=device)
+        with low_precision(spec, device):
+            pred = model(x, time).float().flatten(0, 1)
         # argmin |e - x|^2 = argmax e.x - |e|^2 / 2, one product with the bias folded in.
         nearest = torch.addmm(-0.5 * square, pred, embedding.T).argmax(-1)
         x_start = embedding[nearest].view_as(x)
