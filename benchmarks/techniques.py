@@ -92,7 +92,7 @@ MORE_SAMPLERS = {
 def configured(preset: str, arguments: argparse.Namespace) -> ExperimentConfig:
     """Return the configuration of a preset; its number of steps is set later."""
     config = quickstart_config("seq2seq", "small")
-    plain = replace(config.diffusion, positions="all", self_cond_rate=0.0)
+    plain = replace(config.diffusion, positions="all", self_cond_rate=0.0, snr_weight=0.0)
     config = replace(
         config,
         name=preset,

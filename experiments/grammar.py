@@ -3,12 +3,11 @@
 Command: diffusion-jax train experiments/grammar.py --scale small --workdir runs/grammar
 Data: the built-in grammar; nothing to download. small: its small size; full: its full one.
 Hardware: two CPU cores.
-Time: about 20 minutes on two cores, small; 40 minutes, full.
+Time: about 20 minutes on two cores, small; 45 minutes, full.
 Published: nothing. What control reaches with it: benchmarks/results/control.md.
 
 It is the quickstart's network and recipe, trained for longer, and for three rows in ten some
 words or the length are given, so that infilling and length control ask nothing new of the network.
-Attributes are steered better in a model that was never given any (`quickstart --steps 25000`).
 """
 
 from dataclasses import replace
@@ -16,7 +15,7 @@ from dataclasses import replace
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.quickstart import quickstart_config
 
-STEPS = 25_000
+STEPS = 50_000
 
 
 def config(scale: str = "full") -> ExperimentConfig:

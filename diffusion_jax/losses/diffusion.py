@@ -237,9 +237,8 @@ def snr_weights(
     """Return ``1 + weight * min(SNR, clip)``: [B, 1], or [B, L] where positions have levels."""
     if alpha_bar is None:
         alpha_bar = extract(schedule.alphas_cumprod, t, 2)
-    # No noise at all (alpha_bar 1) has the largest weight, and must not divide by zero.
-    snr = alpha_bar / jnp.maximum(1.0 - alpha_bar, 1e-12)
-    return 1.0 + weight * jnp.minimum(snr, clip)
+    # Infinite without noise (alpha_bar 1), which the bound makes finite.
+    return 1.0 + weight * jnp.minimum(alpha_bar / (1.0 - alpha_bar), clip)
 
 
 def check_source_drop(rate: float, positions: str) -> None:
