@@ -121,8 +121,9 @@ def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> Ex
             timestep_sampler="stratified",
             self_cond_rate=0.5,
             positions="target" if pair else "all",
-            # Without it some rare words are never written (benchmarks/results/quickstart.md).
-            snr_weight=1.0,
+            # Without it some rare words are never written; pairs learn a little more slowly with it
+            # (benchmarks/results/quickstart.md, techniques.md).
+            snr_weight=0.0 if pair else 1.0,
         ),
         # A short run wants a fast optimiser: a high rate, and second moments that forget quickly.
         optim=OptimConfig(

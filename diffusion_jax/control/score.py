@@ -1,7 +1,10 @@
 """How well a text fits the model itself: no classifier, no other model."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax.forward import q_sample
 from diffusion_jax.keys import stream
@@ -10,7 +13,11 @@ from diffusion_jax.rounding import token_nll
 from diffusion_jax.schedules import NoiseSchedule
 from diffusion_jax.types import Params
 
-NUM_TIMESTEPS = 16
+NUM_TIMESTEPS = 32
+# A score is an average over levels of noise, most of which hardly tell texts apart. Of the texts of
+# all layouts, a softmax of 1, 2 and 4 times the score gave 95, 98 and 98% to sentences of the
+# language (60 templates of the grammar; 23% of their texts were).
+_SHARPNESS = 4.0
 
 
 def denoising_score(
@@ -19,6 +26,7 @@ def denoising_score(
     schedule: NoiseSchedule,
     input_ids: jax.Array,
     *,
+    self_condition: bool = False,
     num_timesteps: int = NUM_TIMESTEPS,
 ) -> jax.Array:
     """Return the log-probability of a row's words at the estimates from its noised self, [B].
@@ -33,6 +41,7 @@ def denoising_score(
         params: its parameters.
         schedule: the noise schedule of its chains.
         input_ids: int32 [B, L].
+        self_condition: give the network its own first estimate, as chains do.
         num_timesteps: how many levels of noise.
     """
     head = model.head(params)
@@ -48,6 +57,23 @@ def denoising_score(
         x_t = q_sample(None, schedule, x_start, rows, noise=noise)
         # The head reads words off the output itself, whatever is read off it as x_start.
         output = model.denoise(params, x_t, times[rows])
+        if self_condition:
+            output = model.denoise(params, x_t, times[rows], model.read(params, output))
         return jnp.sum(token_nll(head, output, input_ids), axis=-1)
 
     return -jnp.mean(jax.lax.map(one_level, steps), axis=0)
+
+
+def layout_shares(scores: Sequence[float], count: int) -> list[int]:
+    """Return how many of ``count`` texts each layout gets: as softmax says, by largest remainder.
+
+    Args:
+        scores: the best ``denoising_score`` of each layout.
+        count: texts in all.
+    """
+    weights = np.exp(_SHARPNESS * (np.asarray(scores) - np.max(scores)))
+    exact = count * weights / weights.sum()
+    shares = np.floor(exact).astype(int)
+    order = np.argsort(shares - exact, kind="stable")
+    shares[order[: count - shares.sum()]] += 1
+    return shares.tolist()

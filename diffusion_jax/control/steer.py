@@ -14,7 +14,7 @@ from diffusion_jax.chain import example_keys, make_chain, run_batches
 from diffusion_jax.classifier_run import TrainedClassifier, check_steerable
 from diffusion_jax.config import ExperimentConfig, GuidanceConfig
 from diffusion_jax.control.compose import Wanted, log_probs, make_guidance
-from diffusion_jax.control.score import denoising_score
+from diffusion_jax.control.score import denoising_score, layout_shares
 from diffusion_jax.control.wishes import (
     Plan,
     PlanRow,
@@ -62,7 +62,7 @@ class Holes:
         max_hole: most tokens of a hole.
         limit: no more layouts than this, spread evenly over all that fit.
         screen: texts for each layout before the samples; the samples then go to the layouts in
-            proportion to exp(the best model score among these).
+            proportion to exp(4 x the best model score among these).
     """
 
     mask: str = MASK
@@ -175,7 +175,10 @@ class Controller:
             x = model.embed(params, ids)
             time = jax.numpy.full(ids.shape[:1], schedule.model_timesteps[0], jax.numpy.float32)
             found = {kind: f(x, time) for kind, f in log_probs(wanted, classifiers).items()}
-            return _Scores(found, denoising_score(model, params, schedule, ids))
+            own = denoising_score(
+                model, params, schedule, ids, self_condition=config.model.self_conditioning
+            )
+            return _Scores(found, own)
 
         return cls(
             generator=generator,
@@ -288,7 +291,7 @@ class Controller:
         screened = self._write(trials, seed ^ 2**31, batch_size, indices)
         for i, candidates in zip(open_ones, screened):
             scores = np.reshape([c.model_score for c in candidates], (len(ways[i]), -1))
-            shares = _shares(scores.max(axis=1), num_samples)
+            shares = layout_shares(scores.max(axis=1), num_samples)
             plans[i] = [plan for plan, share in zip(ways[i], shares) for _ in range(share)]
         return plans
 
@@ -381,13 +384,3 @@ def decode(row: np.ndarray, tokenizer: Tokenizer) -> str:
 
 def _is_complete(row: np.ndarray, plan: Plan, tokenizer: Tokenizer) -> bool:
     return plan.template is None or keeps(plan.template, content_ids(row, tokenizer))
-
-
-def _shares(scores: Sequence[float], count: int) -> list[int]:
-    """Return how many of ``count`` each layout gets: as softmax says, by largest remainder."""
-    weights = np.exp(np.asarray(scores) - np.max(scores))
-    exact = count * weights / weights.sum()
-    shares = np.floor(exact).astype(int)
-    order = np.argsort(shares - exact, kind="stable")
-    shares[order[: count - shares.sum()]] += 1
-    return shares.tolist()

@@ -11,7 +11,8 @@ from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.config import GuidanceConfig
 from diffusion_jax.control.choose import order, rank
 from diffusion_jax.control.compose import Wanted, _ways, log_probs, make_guidance
-from diffusion_jax.control.steer import Candidate, Controller, _shares, decode
+from diffusion_jax.control.score import layout_shares
+from diffusion_jax.control.steer import Candidate, Controller, decode
 from diffusion_jax.control.wishes import Plan, Wish, plan_wishes, stack_wishes
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance import fixed_words, keywords, latent_posterior
@@ -347,9 +348,11 @@ def test_every_line_end_is_a_token_of_the_text():
 
 
 def test_samples_go_to_the_layouts_that_the_model_likes():
-    assert _shares([0.0, 0.0], 5) in ([3, 2], [2, 3])
-    assert _shares([-1.0, -40.0], 7) == [7, 0]
-    assert sum(_shares([0.0, -1.0, -2.0, -0.5], 50)) == 50
+    assert layout_shares([0.0, 0.0], 5) in ([3, 2], [2, 3])
+    assert layout_shares([-1.0, -40.0], 7) == [7, 0]
+    assert sum(layout_shares([0.0, -1.0, -2.0, -0.5], 50)) == 50
+    # Four times the score.
+    assert layout_shares([0.0, -0.25 * np.log(4.0)], 5) == [4, 1]
 
 
 def test_the_best_candidate():
