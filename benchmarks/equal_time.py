@@ -58,10 +58,16 @@ def train(config: Config, workdir: Path, report: ProgressReport) -> str | None:
 
 
 def seconds_per_step(config: Config) -> float:
-    """Return the mean processor time of a step, from a run that is thrown away."""
+    """Return the mean processor time of a step, from a run that is thrown away.
+
+    Raises:
+        SystemExit: a signal stopped it.
+    """
     clock = Clock()
     with TemporaryDirectory() as folder:
-        train(with_steps(config, TRIAL_STEPS), Path(folder) / "trial", clock)
+        stopped_by = train(with_steps(config, TRIAL_STEPS), Path(folder) / "trial", clock)
+    if stopped_by:
+        raise SystemExit(f"the trial of a few steps was stopped by {stopped_by}")
     costs = [after - before for before, after in pairwise(clock.times[WARM_STEPS:])]
     # Rows of several lengths cost differently, so the mean counts, but not what was compiled.
     limit = COMPILED_ABOVE * median(costs)
