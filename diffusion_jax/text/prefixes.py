@@ -1,6 +1,7 @@
 """Controls as words before a text: what an autoregressive model is told, as a baseline."""
 
 from dataclasses import replace
+from random import Random
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.example import Corpus, Example, linearise
@@ -14,9 +15,10 @@ def with_prefix(corpus: Corpus, prefix: str) -> Corpus:
 
     Args:
         corpus: single texts with the labels that the control is made of.
-        prefix: "attributes" (``name : golden fox | food : thai``), "pos" (tags), "length" (number
-            of words), "tree" (``0 3 S 0 1 NP``: start, end and label of each constituent), or
-            "none", which returns the corpus as it is.
+        prefix: "attributes" (``name : golden fox | food : thai``; every second text tells but some
+            of its own, since some are what is asked later), "pos" (tags), "length" (number of
+            words), "tree" (``0 3 S 0 1 NP``: start, end and label of each constituent), or "none",
+            which returns the corpus as it is.
 
     Raises:
         UserError: the corpus holds pairs, or (while it is read) an example lacks its labels.
@@ -27,12 +29,25 @@ def with_prefix(corpus: Corpus, prefix: str) -> Corpus:
         raise UserError(f"{corpus.describe}: holds pairs; a control stands before single texts")
 
     def read():
-        for example in corpus.read():
-            source = control_text(example, prefix, corpus.describe)
+        for number, example in enumerate(corpus.read()):
+            told = example
+            if prefix == "attributes" and number % 2:
+                told = _some_attributes(example, number, corpus.describe)
+            source = control_text(told, prefix, corpus.describe)
             yield replace(example, text="", src=source, trg=example.text)
 
-    identity = {**corpus.identity, "prefix": prefix}
+    identity = {**corpus.identity, "prefix": prefix, "some": prefix == "attributes"}
     return replace(corpus, read=read, paired=True, identity=identity)
+
+
+def _some_attributes(example: Example, number: int, where: str) -> Example:
+    """Return the example with a random part of its attributes, at least one where it has any."""
+    attributes = list(read_attributes(example, where).items())
+    random = Random(number)
+    count = random.randint(min(1, len(attributes)), len(attributes))
+    kept = sorted(random.sample(range(len(attributes)), count))
+    fields = {**example.fields, "attributes": dict(attributes[i] for i in kept)}
+    return replace(example, fields=fields)
 
 
 def control_text(example: Example, prefix: str, where: str) -> str:

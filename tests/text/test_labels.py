@@ -162,3 +162,14 @@ def test_controls_stand_before_texts(tmp_path):
         "tree": "0 4 S 0 1 NP 2 4 VP 3 4 NP",
     }
     assert with_prefix(read, "none") is read
+
+
+def test_every_second_text_tells_a_part_of_its_attributes(tmp_path):
+    """A control may ask for one attribute; a model that was always told all could not follow."""
+    everything = corpus(tmp_path, LINES[:1] * 60)
+    sources = [pair.src for pair in with_prefix(everything, "attributes")]
+    whole = "name : fox | food : thai"
+    assert sources[::2] == [whole] * 30
+    assert set(sources[1::2]) == {"name : fox", "food : thai", whole}
+    assert sources == [pair.src for pair in with_prefix(everything, "attributes")]
+    assert next(iter(with_prefix(everything, "attributes"))).trg == LINES[0]["text"]
