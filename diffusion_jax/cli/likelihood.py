@@ -15,6 +15,10 @@ from diffusion_jax.errors import UserError
 class LikelihoodCommand:
     """Bound the negative log-likelihood of a corpus under a trained model, in nats per token.
 
+    Beside the bound stands "word_recovery": the share of words that the network gives back from
+    very little noise, and the words to which it is blind (--diffusion.snr-weight mends that in
+    training).
+
     Example: diffusion-jax likelihood runs/e2e --corpus src1_valid.txt
 
     Attributes:
@@ -49,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(LikelihoodCommand, "likelihood", arguments)
     check_output(command.output)
+    from diffusion_jax.evaluate.blind_words import word_recovery
     from diffusion_jax.evaluate.corpus_bound import corpus_bound
     from diffusion_jax.experiment import open_validation
     from diffusion_jax.generate import check_batch_and_seed
@@ -68,18 +73,22 @@ def main(arguments: Sequence[str]) -> int:
     store = open_validation(config, tokenizer)
     if store is None:
         raise UserError("the run has no validation corpus; name one with --corpus")
-    summary = corpus_bound(
+    measured = (
         Program.build(config),
         directory.read_params(config, weights=command.weights),
         store,
         tokenizer,
-        num_rows=command.rows,
+    )
+    options = {"num_rows": command.rows, "batch_size": command.batch_size, "seed": command.seed}
+    summary = corpus_bound(
+        *measured,
         num_timesteps=timesteps,
         variance=command.variance,
         clamp=command.clamp,
-        batch_size=command.batch_size,
-        seed=command.seed,
+        **options,
     )
+    recovery = word_recovery(*measured, **options)
+    result = {**summary._asdict(), "word_recovery": recovery._asdict()}
     with output_stream(command.output) as stream:
-        print(json.dumps(summary._asdict(), indent=2), file=stream)
+        print(json.dumps(result, indent=2), file=stream)
     return 0
