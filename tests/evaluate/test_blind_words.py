@@ -44,14 +44,16 @@ class Store:
 EVERYWHERE = Store(np.ones(ROWS.shape, bool))
 
 
-def program(*, self_conditioning=False):
+def program(*, self_conditioning=False, first_row_only=False):
     """Take "poor" for "good"; where it is given its own estimate, see that it was wrong."""
     unused: Any = None
 
     def denoise(params, x_t, time, self_cond=None, *, dropout_key=None):
         ids = jnp.argmax(x_t @ TABLE.T, axis=-1)
-        blind = ids if self_cond is not None else jnp.where(ids == POOR, GOOD, ids)
-        return TABLE[blind]
+        wrong = ids == POOR
+        if first_row_only:
+            wrong &= jnp.arange(len(ids))[:, None] == 0
+        return TABLE[ids if self_cond is not None else jnp.where(wrong, GOOD, ids)]
 
     model = Model(
         unused,
@@ -69,6 +71,11 @@ def program(*, self_conditioning=False):
 def test_the_words_that_are_taken_for_others_are_named(batch_size):
     found = word_recovery(program(), {}, EVERYWHERE, WORDS, batch_size=batch_size)
     assert found == (20, 5 / 7, ("poor",), 2, 3)
+
+
+def test_a_word_that_is_given_back_in_half_of_its_places_is_not_blind():
+    found = word_recovery(program(first_row_only=True), {}, EVERYWHERE, WORDS)
+    assert found == (20, 6 / 7, (), 0, 3)
 
 
 def test_only_what_is_generated_is_looked_at():
