@@ -102,18 +102,15 @@ class BaseRun:
     model: Model
     params: Params
 
-    @property
-    def embedding(self) -> np.ndarray:
-        """The embedding table as the denoiser uses it, float32 [V, E]."""
-        return np.asarray(self.model.head(self.params).weight, np.float32)
-
     def views(self, reads: Reads) -> tuple[Views, Frozen]:
         """Return what a classifier is shown of a text, and the parameters that this needs."""
         diffusion = self.config.diffusion
         schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
         if reads == "state":
-            axes = {"embedding": ("vocab", None)}
-            return noisy_states(schedule), Frozen({"embedding": self.embedding}, axes)
+            # As the denoiser uses it.
+            table = np.asarray(self.model.head(self.params).weight, np.float32)
+            frozen = Frozen({"embedding": table}, {"embedding": ("vocab", None)})
+            return noisy_states(schedule), frozen
         views = denoiser_estimates(
             self.model, schedule, self_condition=self.config.model.self_conditioning
         )
@@ -161,7 +158,7 @@ def classifier_config(
         UserError: a value out of range.
     """
     reads = reads or BEST_READS[task]
-    values = {"task": task, "embed_dim": base.embedding.shape[1]}
+    values = {"task": task, "embed_dim": base.config.model.embed_dim}
     model = ClassifierConfig(
         **asdict(shape or TransformerShape()), **values, max_length=base.config.data.length
     )

@@ -139,13 +139,15 @@ def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
     }
     guidance = command.guidance
     at_states = guidance.method != "auto" and guidance.through == "classifier"
+    # Read once, and only where something is missing.
+    base = None
     found = list(command.classifier)
     for task in sorted(needed_classifiers(command.task, targets) - given):
         reads = "state" if at_states else BEST_READS[task]
         directory = f"{command.checkpoint.rstrip('/')}-{task}-{reads}"
         saved = Workdir(directory)
         if not saved.is_run() or CLASSIFIER_TRAIN.steps not in saved.checkpoints().steps():
-            base = read_base(command.checkpoint, weights=command.weights)
+            base = base or read_base(command.checkpoint, weights=command.weights)
             config = classifier_config(task, base, reads=reads)
             train_classifier(config, base, directory, resume=True)
         found.append(directory)

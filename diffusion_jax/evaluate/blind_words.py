@@ -15,7 +15,7 @@ import numpy as np
 from diffusion_jax.errors import UserError
 from diffusion_jax.losses.diffusion import noised
 from diffusion_jax.losses.terms import Draws
-from diffusion_jax.models.base import bind
+from diffusion_jax.models.base import bind, own_estimate
 from diffusion_jax.program import Program
 from diffusion_jax.rounding import nearest_embedding
 from diffusion_jax.text.store import TokenStore
@@ -92,9 +92,7 @@ def word_recovery(
         x_t = noised(schedule, x_start, t, noise_mask, mean_embed, draws)
         time = jnp.asarray(schedule.model_timesteps, jnp.float32)[t]
         denoise = bind(program.model, params)
-        estimate = denoise(x_t, time)
-        if conditioned:
-            estimate = denoise(x_t, time, estimate)
+        estimate = own_estimate(denoise, x_t, time, self_condition=conditioned)
         return nearest_embedding(estimate, program.model.head(params).weight)[0]
 
     special = {

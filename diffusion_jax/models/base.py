@@ -75,6 +75,21 @@ class Model(NamedTuple):
     predict_length: Callable[[Params, jax.Array, jax.Array], jax.Array] | None = None
 
 
+def own_estimate(
+    denoise: DenoiseFn, x_t: jax.Array, time: jax.Array, *, self_condition: bool
+) -> jax.Array:
+    """Return the estimate of ``x_start``, made from the network's first one where it is asked to.
+
+    Args:
+        denoise: the network, its parameters fixed.
+        x_t: float32 [B, L, E].
+        time: time labels [B].
+        self_condition: give the network its own estimate, as a chain does after the first step.
+    """
+    first = denoise(x_t, time)
+    return denoise(x_t, time, first) if self_condition else first
+
+
 def bind(model: Model, params: Params, *, temperature: float = 1.0) -> DenoiseFn:
     """Fix the parameters and leave a denoiser that samplers and guides can call (no dropout).
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.forward import q_sample
-from diffusion_jax.models.base import Model, bind
+from diffusion_jax.models.base import Model, bind, own_estimate
 from diffusion_jax.models.classifier import Classifier
 from diffusion_jax.schedules import NoiseSchedule
 from diffusion_jax.train.step import FROZEN, LossFn
@@ -75,17 +75,11 @@ def noisy_states(schedule: NoiseSchedule) -> Views:
 
     ``frozen`` holds the table [V, E] as ``"embedding"``.
     """
-    labels = jnp.asarray(schedule.model_timesteps, jnp.float32)
-
-    def views(
-        key: jax.Array, frozen: Params, input_ids: jax.Array, t: jax.Array, clean: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        x_start = frozen["embedding"][input_ids]
-        x_t = q_sample(key, schedule, x_start, t)
-        x = jnp.where(clean[:, None, None], x_start, x_t)
-        return x, jnp.where(clean, labels[0], labels[t])
-
-    return views
+    return _views(
+        schedule,
+        embed=lambda frozen, input_ids: frozen["embedding"][input_ids],
+        look=lambda frozen, x_t, time: x_t,
+    )
 
 
 def denoiser_estimates(model: Model, schedule: NoiseSchedule, *, self_condition: bool) -> Views:
@@ -99,18 +93,27 @@ def denoiser_estimates(model: Model, schedule: NoiseSchedule, *, self_condition:
         schedule: of its run.
         self_condition: give the network its own estimate, as a chain does after the first step.
     """
+
+    def look(frozen: Params, x_t: jax.Array, time: jax.Array) -> jax.Array:
+        return own_estimate(bind(model, frozen), x_t, time, self_condition=self_condition)
+
+    return _views(schedule, embed=model.embed, look=look)
+
+
+def _views(
+    schedule: NoiseSchedule,
+    embed: Callable[[Params, jax.Array], jax.Array],
+    look: Callable[[Params, jax.Array, jax.Array], jax.Array],
+) -> Views:
+    """Show clean embeddings as they are, and what ``look`` makes of noised ones."""
     labels = jnp.asarray(schedule.model_timesteps, jnp.float32)
 
     def views(
         key: jax.Array, frozen: Params, input_ids: jax.Array, t: jax.Array, clean: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        x_start = model.embed(frozen, input_ids)
-        x_t = q_sample(key, schedule, x_start, t)
-        denoise = bind(model, frozen)
-        estimate = denoise(x_t, labels[t])
-        if self_condition:
-            estimate = denoise(x_t, labels[t], estimate)
-        x = jnp.where(clean[:, None, None], x_start, estimate)
+        x_start = embed(frozen, input_ids)
+        seen = look(frozen, q_sample(key, schedule, x_start, t), labels[t])
+        x = jnp.where(clean[:, None, None], x_start, seen)
         return x, jnp.where(clean, labels[0], labels[t])
 
     return views
