@@ -26,6 +26,8 @@ from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
 
+MAX_SAMPLES = 2**32
+"""Texts of one seed: the noise of each is drawn by its index, an unsigned 32-bit number."""
 WINDOW = 32
 """Batches that are sorted by length together: each length fills its last one up with idle rows."""
 
@@ -131,27 +133,45 @@ class Generator:
         return replace(self, config=replace(self.config, data=data))
 
     def sample(self, num_samples: int, *, seed: int = 0, batch_size: int = 64) -> list[str]:
-        """Write new texts with a model of single texts.
+        """Write new texts with a model of single texts; ``stream`` gives them as they are made."""
+        return list(self.stream(num_samples, seed=seed, batch_size=batch_size))
+
+    def stream(
+        self, num_samples: int, *, seed: int = 0, batch_size: int = 64, first_index: int = 0
+    ) -> Iterator[str]:
+        """Write new texts with a model of single texts, a batch at a time.
 
         Args:
             num_samples: how many.
             seed: sample i depends on the seed and on i alone, not on the batch it is in.
             batch_size: rows per compiled call.
+            first_index: index i of the first text, for a run that is resumed in the middle.
 
         Raises:
-            UserError: the model was trained on pairs, or a number is out of range.
+            UserError: at once when the model was trained on pairs, or a number is out of range.
         """
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}; ask for at least 1")
         if self.config.data.task == "pair":
             raise UserError("this model writes targets for sources; use generate, not sample")
         check_batch_and_seed(batch_size, seed)
-        length = self.config.data.length
-        ids = np.full((num_samples, length), self.tokenizer.pad_id, np.int32)
-        everywhere = np.ones((num_samples, length), np.bool_)
-        row_keys = example_keys(seed, range(num_samples))
-        rows = self._run(ids, everywhere, row_keys, min(batch_size, num_samples))
-        return [self.tokenizer.decode(row) for row in rows]
+        last = first_index + num_samples
+        if first_index < 0 or last > MAX_SAMPLES:
+            raise UserError(
+                f"samples {first_index} to {last} of a seed; their indices go from 0 to "
+                f"{MAX_SAMPLES:,}: take another seed for more"
+            )
+        return self._stream(range(first_index, last), seed, min(batch_size, num_samples))
+
+    def _stream(self, indices: range, seed: int, batch_size: int) -> Iterator[str]:
+        shape = (batch_size, self.config.data.length)
+        ids = np.full(shape, self.tokenizer.pad_id, np.int32)
+        everywhere = np.ones(shape, np.bool_)
+        for start in range(0, len(indices), batch_size):
+            some = indices[start : start + batch_size]
+            row_keys = example_keys(seed, some)
+            rows = self._run(ids[: len(some)], everywhere[: len(some)], row_keys, batch_size)
+            yield from (self.tokenizer.decode(row) for row in rows)
 
     def generate(
         self,

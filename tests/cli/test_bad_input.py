@@ -260,6 +260,8 @@ def test_reading_a_run_runs_no_code_from_it(refused, run_copy, tmp_path):
     ("options", "message"),
     [
         (["-n", "0"], "num_samples is 0"),
+        (["-n", "99999999999"], "take another seed for more"),
+        (["--resume"], "give --format jsonl"),
         (["--seed", "-1"], "seed is -1"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--sampling.steps", "0"], "sample.steps = 0"),
@@ -337,6 +339,11 @@ def test_no_output_is_overwritten(refused, untrained, tmp_path):
         assert "is a directory" in refused(*start, "-o", tmp_path)
         assert "does not exist; create it" in refused(*start, "-o", tmp_path / "no" / "out.txt")
     assert "give --output" in refused(*command, "--resume")
+    sampling = ("sample", untrained["text"], "--format", "jsonl", "--resume")
+    assert "give --output" in refused(*sampling)
+    assert "line 1 is not output" in refused(*sampling, "-o", _made(tmp_path, "precious\n"))
+    more = "".join(f'{{"id": {i}, "text": "a"}}\n' for i in range(3))
+    assert "line 3 is not output" in refused(*sampling, "-n", "2", "-o", _made(tmp_path, more))
     resume = (*command, "--resume", "-o", tmp_path / "out.txt")
     (tmp_path / "out.txt").write_text('{"id": 0}\nhalf')
     assert "line 1 is not output of this command" in refused(*resume)
@@ -348,3 +355,9 @@ def test_no_output_is_overwritten(refused, untrained, tmp_path):
     (tmp_path / "out.txt").write_text("precious, without a line end")
     assert "an unfinished line that is not output" in refused(*resume)
     assert "the name of the output file is empty" in refused(*command, "-o", "")
+
+
+def _made(folder, content):
+    path = folder / "made.txt"
+    path.write_text(content)
+    return path

@@ -76,6 +76,39 @@ def test_sample_i_depends_on_the_seed_and_on_i_alone(runs):
     assert writer.sample(20, seed=1) != whole
 
 
+def test_samples_are_there_as_soon_as_their_batch_is(runs):
+    writer = dj.Generator.from_checkpoint(runs["text"], weights="ema", step=None)
+    batches = []
+
+    def counted(*arguments):
+        batches.append(arguments)
+        return writer.reverse(*arguments)
+
+    texts = replace(writer, reverse=counted).stream(24, batch_size=8)
+    first = [next(texts) for _ in range(8)]
+    assert len(batches) == 1
+    whole = writer.sample(24)
+    assert first + list(texts) == whole
+    assert list(writer.stream(10, batch_size=8, first_index=14)) == whole[14:]
+
+
+def test_samples_resumed_equal_those_of_one_run(runs, written, tmp_path):
+    command = ("sample", runs["text"], "-n", "20", "--batch-size", "8", "--format", "jsonl", "-o")
+    written(*command, tmp_path / "whole.jsonl")
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    # Cut within the eleventh line, as a kill does.
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "cut.jsonl").write_bytes(b"".join(lines[:10]) + lines[10][:12])
+    for _ in range(2):  # the second time nothing is left to do
+        written(*command, tmp_path / "cut.jsonl", "--resume")
+        assert (tmp_path / "cut.jsonl").read_bytes() == whole
+
+
+def test_a_line_end_within_a_sample_makes_no_second_line(runs, written, monkeypatch):
+    monkeypatch.setattr(dj.Generator, "stream", lambda *_, **__: iter(["a\nb", "c"]))
+    assert written("sample", runs["text"], "-n", "2") == "a b\nc\n"
+
+
 def test_sampling_options_reach_the_chain(runs):
     writer = dj.Generator.from_checkpoint(runs["text"], sampler="ddim", steps=2, clamp="none")
     assert writer.config.sample.sampler == "ddim"
