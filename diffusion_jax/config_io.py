@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from diffusion_jax import config as config_module
 from diffusion_jax.config import ExperimentConfig, require
 from diffusion_jax.errors import UserError
 
@@ -161,9 +160,13 @@ def _line_of(error: Exception, path: str) -> str:
 def _explain(error: Exception) -> str:
     """Return one line on what an experiment file did wrong."""
     unknown = _UNKNOWN_FIELD.search(str(error)) if isinstance(error, TypeError) else None
-    if unknown and hasattr(config_module, unknown["section"]):
-        section = getattr(config_module, unknown["section"])
-        known = [item.name for item in dataclasses.fields(section)]
+    sections = {
+        type(section).__name__: section
+        for section in (ExperimentConfig(), *vars(ExperimentConfig()).values())
+        if dataclasses.is_dataclass(section)
+    }
+    if unknown and unknown["section"] in sections:
+        known = [item.name for item in dataclasses.fields(sections[unknown["section"]])]
         hint = _nearest(unknown["field"], known)
         return f"{unknown['section']} has no field {unknown['field']}{hint}"
     if isinstance(error, ValueError):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from diffusion_jax.chain import example_keys
 from diffusion_jax.config import DataConfig, ExperimentConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Generator
@@ -21,8 +22,10 @@ from diffusion_jax.scale.mesh import check_batch_size, make_mesh
 from diffusion_jax.text.buckets import bucket_ends
 from diffusion_jax.text.corpora import open_corpus
 from diffusion_jax.text.example import Corpus
+from diffusion_jax.text.packing import Row
 from diffusion_jax.text.rows import Packing
 from diffusion_jax.text.store import TokenStore, build_store
+from diffusion_jax.text.targets import RowShape
 from diffusion_jax.text.tokenizers import Tokenizer, build_tokenizer
 from diffusion_jax.train.events import Every
 from diffusion_jax.train.hooks import Preview
@@ -41,6 +44,8 @@ from diffusion_jax.types import Params
 from diffusion_jax.workdir import Workdir
 
 NUM_PREVIEWS = 4
+FILLED_IN = ("model.vocab_size", "model.pad_id")
+"""Fields that ``complete`` fills in from the data."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ def _build_store(data: DataConfig, corpus: Corpus, tokenizer: Tokenizer) -> Toke
     return build_store(corpus, tokenizer, packing, cache_dir=data.cache or None)
 
 
-def _open(data: DataConfig, spec: str, split: str, size: int) -> Corpus:
+def _open(
+    data: DataConfig, spec: str, split: str, size: int, *, only_fitting: bool = False
+) -> Corpus:
     names = ("src", "trg") if data.task == "pair" else ("text",)
     return open_corpus(
         spec,
@@ -109,6 +116,7 @@ def _open(data: DataConfig, spec: str, split: str, size: int) -> Corpus:
         keep_newline=data.keep_newline,
         size=size or None,
         data_dir=data.data_dir or None,
+        only_fitting=only_fitting,
     )
 
 
@@ -118,7 +126,12 @@ def _open_validation_corpus(data: DataConfig) -> Corpus | None:
     has_splits = data.corpus.startswith(("grammar:", "tfds:"))
     if not data.validation and not has_splits:
         return None
-    return _open(data, data.validation or data.corpus, "validation", data.validation_size)
+    if not data.validation:
+        return _open(data, data.corpus, "validation", data.validation_size)
+    if Path(data.validation).suffix != Path(data.corpus).suffix:
+        # A format that was named is that of the training corpus.
+        data = replace(data, format="auto")
+    return _open(data, data.validation, "validation", data.validation_size, only_fitting=True)
 
 
 def _build_tokenizer(config: ExperimentConfig, corpus: Corpus) -> Tokenizer:
@@ -206,6 +219,9 @@ def train(
                 directory.check_unused()
             mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
             check_batch_size(mesh, config.train.batch_size, config.train.microbatches)
+            if going_on:
+                # Before the corpus is opened, as that may be what differs.
+                directory.check_same_run(config, unless_set=FILLED_IN)
             data = open_data(config, directory.read_tokenizer() if going_on else None)
             config = complete(config, data.tokenizer)
             if going_on:
@@ -300,18 +316,24 @@ def _previews(
         if config.data.task == "text":
             texts = writer.sample(NUM_PREVIEWS)
         else:
-            sources = _source_texts(data.validation or data.train, data.tokenizer, NUM_PREVIEWS)
-            pairs = writer.generate(sources)
-            texts = [f"{pair.source} => {pair.candidates[0]}" for pair in pairs]
+            texts = _targets_of_first_rows(writer, data.validation or data.train, NUM_PREVIEWS)
         samples.write(int(state.step), {"samples": texts})
         return texts
 
     return [Every(config.train.preview_every, Preview(preview, say=report.print))]
 
 
-def _source_texts(store: TokenStore, tokenizer: Tokenizer, count: int) -> list[str]:
-    """Return the source texts of the first rows."""
-    rows = store.rows(np.arange(min(count, len(store))))
-    return [
-        tokenizer.decode(ids[~mask]) for ids, mask in zip(rows["input_ids"], rows["noise_mask"])
+def _targets_of_first_rows(writer: Generator, store: TokenStore, count: int) -> list[str]:
+    """Write targets for the sources of the first rows, as they lie there: "source => target"."""
+    words, count = writer.tokenizer, min(count, len(store))
+    arrays = store.rows(np.arange(count))
+    packed = [
+        Row(np.where(mask, words.pad_id, ids), mask)
+        for ids, mask in zip(arrays["input_ids"], arrays["noise_mask"])
     ]
+    shape = RowShape(writer.config.data.length, length_beam=1, num_candidates=1, max_target=0)
+    rows = writer.rows_to_write(packed, shape)
+    keys = example_keys(0, range(count))
+    targets = writer.write_rows(rows, keys, writer.trained_bucket() or None, count)
+    sources = (words.decode(row.input_ids[~row.noise_mask]) for row in packed)
+    return [f"{source} => {target}" for source, target in zip(sources, targets)]

@@ -22,6 +22,7 @@ from diffusion_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
+from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.corpus_bound import corpus_bound
 from diffusion_jax.evaluate.likelihood import LikelihoodSummary
 from diffusion_jax.experiment import TrainResult, train
@@ -91,7 +92,9 @@ def quickstart_config(task: Task, size: Size, *, steps: int | None = None) -> Ex
     """Return the configuration of a quickstart: a small Diffusion-LM or DiffuSeq."""
     pair = task == "seq2seq"
     length = _ROW_LENGTHS[task, size]
-    steps = steps or _STEPS[task]
+    steps = _STEPS[task] if steps is None else steps
+    if steps < 1:
+        raise UserError(f"--steps {steps}: train for at least 1 step")
     return ExperimentConfig(
         name=f"quickstart-{task}-{size}",
         data=DataConfig(

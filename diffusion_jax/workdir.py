@@ -17,8 +17,9 @@ runs code from it.
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,19 @@ RESUMABLE = (
     "sample.",
     "mesh.",
 )
+# Fields that may differ too where checkpoints tell whether the rows are the same.
+MOVABLE = ("data.corpus", "data.data_dir", "data.validation", "data.validation_size")
 # What a start that was cut short may leave behind.
-_LEFTOVERS = ("tokenizer", "config.json.tmp", "data", "labels.json", lock.FILE)
+_UNFINISHED_TOKENIZER = "tokenizer.tmp"
+_LEFTOVERS = (
+    "tokenizer",
+    _UNFINISHED_TOKENIZER,
+    "config.json.tmp",
+    "data",
+    "labels.json",
+    "labels.json.tmp",
+    lock.FILE,
+)
 
 
 class Workdir:
@@ -127,9 +139,26 @@ class Workdir:
             UserError: the directory is in use; nothing is overwritten.
         """
         self.check_unused()
-        tokenizer.save(self.tokenizer_dir)
+        if self.tokenizer_dir.exists():
+            self._check_ours(tokenizer)
+        else:
+            # At once, so that a start that is cut short leaves a whole tokenizer or none.
+            unfinished = self.path / _UNFINISHED_TOKENIZER
+            shutil.rmtree(unfinished, ignore_errors=True)
+            tokenizer.save(unfinished)
+            os.replace(unfinished, self.tokenizer_dir)
         # The configuration goes last and at once: its presence says that the run has begun.
         self.write_config(config)
+
+    def _check_ours(self, tokenizer: Tokenizer) -> None:
+        """Raise UserError where the tokenizer that lies here is not the one to be stored."""
+        try:
+            load_tokenizer(self.tokenizer_dir, fingerprint=tokenizer.fingerprint())
+        except UserError as error:
+            raise UserError(
+                f"{self.tokenizer_dir} is there already and is not this run's tokenizer; move it "
+                f"away, or choose another --workdir ({error})"
+            ) from error
 
     def check_shared(self, *, seconds: float = 60.0) -> None:
         """Raise UserError where the run that process 0 has begun does not appear in time.
@@ -148,10 +177,21 @@ class Workdir:
                 os.listdir(self.path)  # Some file systems look again only then.
 
     def write_labels(self, labels: Mapping[str, Any]) -> None:
-        """Store what a classifier tells apart, before its configuration."""
+        """Store what a classifier tells apart, before its configuration.
+
+        Raises:
+            UserError: other labels lie there.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(labels, ensure_ascii=False, indent=2) + "\n"
-        self.labels_file.write_text(text, encoding="utf-8")
+        if self.labels_file.exists() and self.labels_file.read_bytes() != text.encode():
+            raise UserError(
+                f"{self.labels_file} is there already and is not this run's; move it away, or "
+                "choose another --workdir"
+            )
+        unfinished = self.labels_file.with_suffix(".json.tmp")
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, self.labels_file)
 
     def write_config(self, config: AnyConfig) -> None:
         """Store the configuration, also that of a run that goes on with other display options."""
@@ -177,11 +217,20 @@ class Workdir:
                 "run; choose another --workdir"
             )
 
-    def check_same_run(self, config: AnyConfig) -> None:
-        """Raise UserError where a resumed run would learn something else than the one begun."""
+    def check_same_run(self, config: AnyConfig, *, unless_set: Sequence[str] = ()) -> None:
+        """Raise UserError where a resumed run would learn something else than the one begun.
+
+        Args:
+            config: of the run that is to go on.
+            unless_set: fields that are yet to be filled in; None there is no difference.
+        """
         changed = differences(self.read_config(type(config)), config)
+        # With a checkpoint the rows have a checksum; where they come from is free then.
+        allowed = RESUMABLE + (MOVABLE if self.checkpoints().steps() else ())
         refused = {
-            name: values for name, values in changed.items() if not name.startswith(RESUMABLE)
+            name: (old, new)
+            for name, (old, new) in changed.items()
+            if not name.startswith(allowed) and not (name in unless_set and new is None)
         }
         if refused:
             listing = "; ".join(f"{n}: {old!r} -> {new!r}" for n, (old, new) in refused.items())

@@ -5,7 +5,7 @@ Command: diffusion-jax train experiments/e2e.py --workdir runs/e2e
 Data: the E2E challenge as Diffusion-LM publishes it, one `key : value | ...||text` a line; 42,061
     training and 4,672 validation texts. The challenge's own csv (columns mr, ref) and
     `tfds:e2e_cleaned` (a cleaned re-release: other numbers) work too, with
-    `--no-data.keep-newline`, as their texts end without the newline that the files have.
+    `--data.no-keep-newline`, as their texts end without the newline that the files have.
 Hardware: full: one A100-class GPU or a TPU host. small: two CPU cores.
 Time: full: about 5 hours on one A100 in the original. small: 30 minutes on two cores.
 Published: 200,000 steps, global batch 64, lr 1e-4 falling linearly to 0, T = 2000, sqrt schedule,

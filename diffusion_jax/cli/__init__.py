@@ -38,7 +38,13 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 # What the operating system refuses because of a path that the user gave.
-_BAD_PATH = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError)
+_BAD_PATH = (
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    FileNotFoundError,
+    FileExistsError,
+)
 
 
 def entry(arguments: Sequence[str] | None = None) -> int:

@@ -1,14 +1,15 @@
 """``diffusion-jax describe``: what an experiment or a run is, before any money is spent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from diffusion_jax.cli.experiment_file import SUFFIXES, experiment_named_in
 from diffusion_jax.cli.options import parse, ready_to_compile
 from diffusion_jax.config import ExperimentConfig
-from diffusion_jax.config_io import load_experiment
+from diffusion_jax.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 class DescribeCommand:
     """Show what an experiment or a run is: configuration, parameters, memory, checkpoints.
 
+    Any field of an experiment can be overridden by its dotted name.
+
     Example: diffusion-jax describe experiments/e2e.py --vocab-size 821 --compile
 
     Attributes:
@@ -25,28 +28,34 @@ class DescribeCommand:
         scale: which size of the experiment.
         vocab_size: for an experiment: skip reading the corpus and assume this many tokens.
         compile: also compile the training step for this machine: operations and memory per step.
+        config: the experiment's fields.
     """
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
     scale: str = "full"
     vocab_size: int | None = None
     compile: bool = False
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ExperimentConfig
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    command = parse(DescribeCommand, "describe", arguments)
+    command = parse(DescribeCommand, "describe", arguments, default=_defaults(arguments))
     from rich.console import Console
 
     from diffusion_jax.program import Program
     from diffusion_jax.workdir import Workdir
 
     console = Console()
-    is_experiment = command.path.endswith((".py", ".json"))
+    is_experiment = command.path.endswith(SUFFIXES)
     if is_experiment:
         config = _complete(command)
     else:
         config = Workdir(command.path).read_config()
+        if command.config != ExperimentConfig() or command.vocab_size is not None:
+            raise UserError(f"{command.path} is a run, and is what it is; leave its fields out")
     program = Program.build(config)
     abstract = program.abstract_state()
     console.print(config.to_json().rstrip(), markup=False, highlight=False)
@@ -60,8 +69,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _defaults(arguments: Sequence[str]) -> DescribeCommand | None:
+    """Read the experiment first: its fields are the defaults that the other arguments override."""
+    if not (named := experiment_named_in(arguments, ("compile",))):
+        return None
+    return DescribeCommand(tyro.MISSING, scale=named.scale, config=named.config)
+
+
 def _complete(command: DescribeCommand) -> ExperimentConfig:
-    config = load_experiment(command.path, command.scale)
+    config = command.config
     if command.vocab_size is not None:
         config = replace(config, model=replace(config.model, vocab_size=command.vocab_size))
     return ready_to_compile(config)

@@ -63,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     directory = Workdir(command.checkpoint)
     config = directory.read_config()
     if command.corpus is not None:
-        config = replace(config, data=replace(config.data, validation=command.corpus))
+        named = {"validation": command.corpus, "validation_size": command.rows}
+        config = replace(config, data=replace(config.data, **named))
     most = config.diffusion.timesteps
     timesteps = min(50, most) if command.timesteps is None else command.timesteps
     if not 1 <= timesteps <= most:

@@ -1,24 +1,21 @@
 """``diffusion-jax train``: train the model of an experiment, or resume it."""
 
-import argparse
 import dataclasses
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Annotated
 
 import tyro
 
 from diffusion_jax.cli import EXIT_FAILED, fail
+from diffusion_jax.cli.experiment_file import SUFFIXES, experiment_named_in
 from diffusion_jax.cli.options import parse
 from diffusion_jax.config import ExperimentConfig
-from diffusion_jax.config_io import load_experiment
 from diffusion_jax.errors import UserError
 
-_SUFFIXES = (".py", ".json")
 _PROFILED_STEPS = 5
 
 
@@ -70,7 +67,7 @@ class TrainCommand:
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(TrainCommand, "train", arguments, default=_defaults(arguments))
-    if not command.experiment.endswith(_SUFFIXES):
+    if not command.experiment.endswith(SUFFIXES):
         raise UserError(
             f"experiment {command.experiment!r} is not a .py or .json file; "
             "give one of the files in experiments/, or your own"
@@ -116,13 +113,10 @@ def _with_profile(command: TrainCommand) -> ExperimentConfig:
 
 def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
     """Read the experiment first: its fields are the defaults that the other arguments override."""
-    file = _experiment_file(arguments)
-    if file is None:
+    named = experiment_named_in(arguments, ("resume", "profile", "multihost"))
+    if named is None:
         return None
-    scale = argparse.ArgumentParser(add_help=False)
-    scale.add_argument("--scale", default="full")
-    known, _ = scale.parse_known_args(list(arguments))
-    config = load_experiment(file, known.scale)
+    config = named.config
     corpus, validation = (
         any(argument.startswith(f"--data.{name}") for argument in arguments)
         for name in ("corpus", "validation")
@@ -130,27 +124,4 @@ def _defaults(arguments: Sequence[str]) -> TrainCommand | None:
     if corpus and not validation and config.data.validation:
         # The file that the experiment names is not of this corpus, and most likely not here.
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation=""))
-    return TrainCommand(tyro.MISSING, tyro.MISSING, scale=known.scale, config=config)
-
-
-def _experiment_file(arguments: Sequence[str]) -> str | None:
-    """Return the first .py or .json argument that is not the value of an option."""
-    flags = {"resume", "profile", "multihost", *_names_of_flags(ExperimentConfig())}
-    for previous, argument in pairwise(["", *arguments]):
-        flag = previous.lstrip("-").rsplit(".", 1)[-1].replace("-", "_").removeprefix("no_")
-        is_value = previous.startswith("-") and "=" not in previous and flag not in flags
-        if argument.endswith(_SUFFIXES) and not argument.startswith("-") and not is_value:
-            return argument
-    return None
-
-
-def _names_of_flags(config: object) -> list[str]:
-    """Return the names of all fields that are true or false, those of nested configs included."""
-    names = []
-    for item in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            names += _names_of_flags(value)
-        elif isinstance(value, bool):
-            names.append(item.name)
-    return names
+    return TrainCommand(tyro.MISSING, tyro.MISSING, scale=named.scale, config=config)

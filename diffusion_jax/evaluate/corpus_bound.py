@@ -66,6 +66,8 @@ def corpus_bound(
     if num_rows < 2 or batch_size < 1:
         raise UserError(f"num_rows={num_rows} and batch_size={batch_size} must be at least 2 and 1")
     num_rows = min(num_rows, len(store))
+    if num_rows < 2:
+        raise UserError("the corpus has 1 row; an error of the bound needs at least 2")
     bound = jax.jit(
         partial(
             _batch_bound,

@@ -62,6 +62,7 @@ def open_corpus(
     size: int | None = None,
     seed: int | None = None,
     data_dir: str | Path | None = None,
+    only_fitting: bool = False,
 ) -> Corpus:
     """Open a corpus and look at its first example.
 
@@ -81,6 +82,8 @@ def open_corpus(
             20,000).
         seed: Of the grammar's draws (default 0).
         data_dir: Where TFDS keeps its datasets.
+        only_fitting: Leave out the options that do not belong to this kind of corpus, as they are
+            those of another one; without it they are refused.
 
     Raises:
         UserError: There is no such corpus, it is empty or its first example cannot be read, or an
@@ -97,12 +100,14 @@ def open_corpus(
     kind, reader, files = _reader(
         spec, split, format, columns, where or {}, keep_newline, size, seed, data_dir
     )
-    _refuse_options(spec, kind, columns, where, keep_newline, seed, data_dir)
+    if not only_fitting:
+        _refuse_options(spec, kind, columns, where, keep_newline, seed, data_dir)
     first = next(reader(), None)
     if first is None:
         reason = f" with {dict(where)}" if where else ""
         raise UserError(f"{spec}: no example{reason}; it must hold at least one")
     reader, paired = _for_task(spec, reader, first, task, kind)
+    reader = partial(_with_words, reader, spec, "line" if files else "example")
     identity = {
         "spec": spec,
         "split": split,
@@ -226,6 +231,20 @@ def _for_task(
     return reader, True
 
 
+def _with_words(reader: Reader, spec: str, unit: str) -> Iterator[Example]:
+    """Yield the examples; refuse one that is empty, or a pair of which half is."""
+    for example in reader():
+        halves = {"source": example.src, "target": example.trg}
+        parts = {"text": example.text} if example.trg is None else halves
+        for name, text in parts.items():
+            if not (text or "").strip():
+                raise UserError(
+                    f"{spec}, {unit} {example.id}: the {name} is empty; write it, or leave this "
+                    f"{unit} out"
+                )
+        yield example
+
+
 def _target_as_text(example: Example) -> Example:
     return replace(example, text=example.trg or "", src=None, trg=None)
 
@@ -249,7 +268,9 @@ def _refuse_options(
     }
     for name, is_misplaced in misplaced.items():
         if is_misplaced:
-            raise UserError(f"{spec}: a corpus of kind {kind!r} has no option {name}; leave it out")
+            turned_on = name == "keep_newline"
+            way = "set it to False (--data.no-keep-newline)" if turned_on else "leave it out"
+            raise UserError(f"{spec}: a corpus of kind {kind!r} has no option {name}; {way}")
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -108,17 +108,30 @@ def read_jsonl(
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{place}: invalid JSON ({error.msg} at column {error.colno}); every line must "
-                "be one JSON object"
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: a JSON {type(row).__name__}, but must be an object")
+        row = _json_object(line, place)
         if example := example_of_row(row, columns, where, place, str(number)):
             yield example
+
+
+def _json_object(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        # Half of a surrogate pair can be escaped, but no text holds it.
+        json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{place}: invalid JSON ({error.msg} at column {error.colno}); every line must be one "
+            "JSON object"
+        ) from None
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place}: a character that is not Unicode text ({error.reason}); take it out"
+        ) from None
+    except RecursionError:
+        raise UserError(f"{place}: the JSON is nested too deeply; flatten it") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: a JSON {type(row).__name__}, but must be an object")
+    return row
 
 
 def example_of_row(

@@ -66,8 +66,13 @@ def tfds_reader(
         )
     split_name = split.partition("[")[0]
     if split_name not in builder.info.splits:
+        way_out = (
+            "; name held-out texts with --data.validation, or do without (--data.validation-size 0)"
+            if split == "validation"
+            else ""
+        )
         raise UserError(
-            f"tfds:{name}: no split {split!r}; {listing(split_name, builder.info.splits)}"
+            f"tfds:{name}: no split {split!r}; {listing(split_name, builder.info.splits)}{way_out}"
         )
     columns = columns or _usual_columns(name)
 

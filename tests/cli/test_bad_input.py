@@ -101,6 +101,14 @@ def test_a_bad_corpus(train_refused, tmp_path, name, content, options, message):
         (["--optim.warmup-steps", "20"], "warmup_steps is 20"),
         (["--data.length", "19"], "the model has 18 positions; raise --model.max-length"),
         (["--model.vocab-size", "7"], "leave it unset"),
+        (
+            [
+                *("--tokenizer.kind", "sentencepiece", "--tokenizer.vocab-file", __file__),
+                *("--tokenizer.min-count", "None"),
+            ],
+            f"{__file__}: not a SentencePiece model",
+        ),
+        (["--data.cache", __file__], __file__),
         (["--tokenizer.min-count", "100000"], "no word occurs more than 100000 times"),
         (["--tokenizer.vocab-file", "none.json", "--tokenizer.min-count", "None"], "none.json: no"),
         (
@@ -155,6 +163,33 @@ def test_directories_in_use_are_left_alone(refused, run_copy, tmp_path):
     assert "is not empty" in refused(*train, tmp_path / "mine", "--resume")
     assert "is a file" in refused(*train, tmp_path / "mine" / "thesis.tex")
     assert "Not a directory" in refused(*train, tmp_path / "mine" / "thesis.tex" / "run")
+
+
+def test_files_in_a_directory_without_a_run_are_not_replaced(train_refused, refused, tmp_path):
+    (tmp_path / "w" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "w" / "tokenizer" / "vocab.json").write_text('{"MY": "precious"}')
+    assert "is not this run's tokenizer; move it away" in train_refused()
+
+
+def test_a_finished_run_may_find_its_corpus_elsewhere_but_the_same(refused, run_copy, tmp_path):
+    path, none = run_copy(), tmp_path / "none.txt"
+    resume = ("train", FILE, "--scale", "text", "--resume", "-w", path)
+    # A difference is said before the corpus is opened, which is not there.
+    message = refused(*resume, "--data.corpus", none, "--optim.learning-rate", "0.5")
+    assert "optim.learning_rate: 0.01 -> 0.5" in message
+    assert "none.txt: no such file" in refused(*resume, "--data.corpus", none)
+    shutil.rmtree(path / "checkpoints")
+    assert "data.corpus: " in refused(*resume, "--data.corpus", none)
+
+
+def test_numbers_and_files_of_single_commands(refused, untrained, run_copy, tmp_path):
+    assert "--steps 0: train for at least 1" in refused("quickstart", "--steps", "0")
+    assert "--steps -5: train for at least 1" in refused("quickstart", "--steps", "-5")
+    one = _made(tmp_path, "the fox\n")
+    assert "has 1 row" in refused("likelihood", untrained["text"], "--corpus", one)
+    assert "is a run, and is what it is" in refused(
+        "describe", untrained["text"], "--train.steps", "3"
+    )
 
 
 def test_a_run_is_not_resumed_with_another_configuration(refused, run_copy):

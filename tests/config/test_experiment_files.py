@@ -75,6 +75,11 @@ def test_our_experiments_are_configurations(path, scale):
             "line 3: TrainConfig has no field step; did you mean steps?",
         ),
         (
+            "from diffusion_jax import DenoiserConfig, ExperimentConfig\n"
+            "def config(scale):\n    return ExperimentConfig(model=DenoiserConfig(hiden_dim=3))\n",
+            "line 3: DenoiserConfig has no field hiden_dim; did you mean hidden_dim?",
+        ),
+        (
             HEAD + "def config(scale):\n    return ExperimentConfig(trian=TrainConfig())\n",
             "line 3: ExperimentConfig has no field trian; did you mean train?",
         ),

@@ -189,6 +189,8 @@ def test_describe_a_run_and_an_experiment(runs, written):
     shown = written("describe", FILE, "--scale", "pair", "--vocab-size", "50")
     assert "50x8" in shown
     assert "training state:" in shown
+    shown = written("describe", FILE, "--vocab-size", "50", "--model.embed-dim", "12")
+    assert "50x12" in shown
 
 
 def test_a_run_that_fails_says_so_on_one_line(monkeypatch, tmp_path, capsys):

@@ -154,6 +154,13 @@ def test_grammar_gives_pairs():
         ("a.jsonl", '{"text": "a", "l": 1}\n', {"where": {"l": "2"}}, "no example with"),
         ("a.csv", "mr,ref\na\n", {}, "a.csv, line 2: the row has not the 2 columns"),
         ("a.csv", 'mr,ref\na,"b\n', {}, "not valid csv"),
+        ("a.csv", "mr,ref\na,b\nc, \n", {}, "a.csv, line 3: the target is empty"),
+        ("a.jsonl", '{"src": " ", "trg": "b"}\n', {}, "a.jsonl, line 1: the source is empty"),
+        ("a.jsonl", '\n{"text": ""}\n', {}, "line 2: the text is empty"),
+        ("a.txt", "x : y||z\nx : y|| \n", {}, "a.txt, line 2: the text is empty"),
+        ("a.txt", "x : y||z\n||z\n", {"task": "pair"}, "a.txt, line 2: the source is empty"),
+        ("a.jsonl", '{"text": "a \\ud800 b"}\n', {}, "line 1: a character that is not Unicode"),
+        ("a.jsonl", '{"x": ' + "[" * 9999 + "]" * 9999 + "}", {}, "line 1: the JSON is nested"),
     ],
 )
 def test_bad_input_is_named(write, name, content, options, message):
@@ -184,6 +191,16 @@ def test_a_missing_file_is_answered_with_the_nearest(write, tmp_path):
         open_corpus(str(tmp_path / "trian.jsonl"))
     with pytest.raises(UserError, match="is a directory"):
         open_corpus(str(tmp_path))
+
+
+def test_options_of_another_corpus_are_left_out(write):
+    path = write("a.csv", "mr,ref\na,b\n")
+    options = {"keep_newline": True, "columns": {"text": "ref"}, "where": {"mr": "a"}}
+    assert [e.text for e in open_corpus(path, **options, only_fitting=True)] == ["b"]
+    path = write("a.txt", "fox\n")
+    assert [e.text for e in open_corpus(path, **options, only_fitting=True)] == ["fox \n"]
+    with pytest.raises(UserError, match=r"--data\.no-keep-newline"):
+        open_corpus(write("b.csv", "mr,ref\na,b\n"), keep_newline=True)
 
 
 def test_parallel_files_of_different_length_are_refused(write):

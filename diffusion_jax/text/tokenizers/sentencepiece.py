@@ -111,7 +111,11 @@ class SentencePieceTokenizer:
     @classmethod
     def from_model_file(cls, path: str | Path) -> "SentencePieceTokenizer":
         """Read a ``.model`` file that SentencePiece wrote."""
-        return cls(check_file(path).read_bytes())
+        file = check_file(path)
+        try:
+            return cls(file.read_bytes())
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
 
     @property
     def vocab_size(self) -> int:
