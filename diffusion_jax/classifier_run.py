@@ -35,7 +35,7 @@ from diffusion_jax.text.labels import (
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.trees import Span
 from diffusion_jax.types import LogProbFn, Params
-from diffusion_jax.workdir import Workdir
+from diffusion_jax.workdir import Workdir, params_digest
 
 Labels = TypeVar("Labels", AttributeLabels, TagLabels, SpanLabels)
 
@@ -80,9 +80,7 @@ def base_fingerprint(params: Params, config: ExperimentConfig, reads: Reads) -> 
     """
     digest = hashlib.sha256(np.asarray(params["embedding"], np.float32).tobytes())
     if reads == "estimate":
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.asarray(leaf, np.float32).tobytes())
+        params_digest(params, digest)
     scaled = " normalised" if config.model.normalize_embedding else ""
     noise = f"{config.diffusion.schedule} {config.diffusion.timesteps}"
     digest.update(f"{noise}{scaled}".encode())

@@ -98,8 +98,11 @@ def read_json(path: Path, kind: type[Config] = ExperimentConfig) -> Config:
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted fields in which two configurations differ: name -> (old, new)."""
-    old_flat, new_flat = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
+    """Return the dotted fields in which configurations (or dicts) differ: name -> (old, new)."""
+    old_flat, new_flat = (
+        _flatten(values if isinstance(values, Mapping) else dataclasses.asdict(values))
+        for values in (old, new)
+    )
     names = [*old_flat, *(name for name in new_flat if name not in old_flat)]
     return {
         name: (old_flat.get(name), new_flat.get(name))

@@ -5,7 +5,7 @@ positions are all generated, or a packed source followed by positions to generat
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from diffusion_jax.text.packing import Row, pack_source, unpack_target
 from diffusion_jax.text.targets import MIN_TARGET, RowShape, row_end
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.types import Params
-from diffusion_jax.workdir import Workdir
+from diffusion_jax.workdir import Workdir, params_digest
 
 MAX_SAMPLES = 2**32
 """Texts of one seed: the noise of each is drawn by its index, an unsigned 32-bit number."""
@@ -116,6 +116,14 @@ class Generator:
         reverse = _compiled_chain(program, schedule)
         lengths = program.model.predict_length
         return cls(config, tokenizer, params, reverse, schedule, lengths and jax.jit(lengths))
+
+    def options(self, **others: Any) -> dict[str, Any]:
+        """Return what the texts depend on, as JSON values: weights, sampling, and ``others``."""
+        return {
+            "weights": params_digest(self.params),
+            "sampling": asdict(self.config.sample),
+            **others,
+        }
 
     def with_sampling(self, **sample_options: Any) -> "Generator":
         """Return the same model with other ways to sample (``config.SampleConfig`` fields)."""

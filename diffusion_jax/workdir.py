@@ -12,9 +12,10 @@
             compiled/         programs that a resumed run need not compile again
 
 It is what `train` writes, and the only thing that `sample` and `generate` need. Reading it never
-runs code from it.
+runs code from it. Going on with training does: `compiled/` holds programs.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from diffusion_jax.config import AutoregressiveRunConfig, ClassifierRunConfig, ExperimentConfig
 from diffusion_jax.config_io import Config, differences, read_json
@@ -320,6 +322,15 @@ class Workdir:
     def checkpoints(self, *, keep_last: int = 3) -> CheckpointStore:
         """Return the run's checkpoints."""
         return CheckpointStore(self.path, keep_last=keep_last)
+
+
+def params_digest(params: Params, digest: Any = None) -> str:
+    """Return a digest of names and values; goes on from ``digest`` where one is given."""
+    digest = digest or hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def weights_name(config: AnyConfig, weights: str) -> str:

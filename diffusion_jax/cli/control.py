@@ -1,5 +1,6 @@
 """``diffusion-jax control``: write texts that are as asked."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
-from diffusion_jax.cli.resuming import count_done, cut_unfinished_line
+from diffusion_jax.cli.resuming import begin, count_done
 from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
 
@@ -136,6 +137,7 @@ def main(arguments: Sequence[str]) -> int:
     from diffusion_jax.control.choose import order
     from diffusion_jax.control.judge import make_judge
     from diffusion_jax.control.wishes import check_all_used
+    from diffusion_jax.workdir import params_digest
 
     controller = load_controller(command)
     if command.choose == "classifier" and not controller.classifiers:
@@ -144,8 +146,17 @@ def main(arguments: Sequence[str]) -> int:
     controller.check(targets)
     check_all_used(command.guidance, controller.classifiers, targets)
     judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
-    if command.resume:
-        cut_unfinished_line(command.output)
+    options = controller.generator.options(
+        seed=command.seed,
+        num=command.num,
+        choose=how,
+        guidance=dataclasses.asdict(command.guidance),
+        holes=dataclasses.asdict(command.holes),
+        classifiers={
+            task: params_digest(trained.params) for task, trained in controller.classifiers.items()
+        },
+    )
+    begin(command.output, options, resume=command.resume)
     written = controller.write(
         targets[done:],
         command.num,

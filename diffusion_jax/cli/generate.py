@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse, progress
-from diffusion_jax.cli.resuming import count_done, cut_unfinished_line
+from diffusion_jax.cli.resuming import begin, count_done
 from diffusion_jax.errors import UserError
 
 
@@ -19,7 +19,8 @@ class GenerateCommand:
 
     Each line of output is {"id", "source", "candidates"}, in the order of the input, written as it
     is made; with --mbr also {"text"}, the candidate that agrees best with the others. An
-    interrupted run goes on where it stopped with --resume.
+    interrupted run goes on where it stopped with --resume; what the texts depend on is kept beside
+    them, in OUTPUT.options.json.
 
     Example: diffusion-jax generate runs/qqp --input questions.txt --output paraphrases.jsonl
         --candidates 10 --mbr bleu
@@ -109,8 +110,16 @@ def main(arguments: Sequence[str]) -> int:
             f"vocabulary and are read as unknown (lines {some})",
             file=sys.stderr,
         )
-    if command.resume:
-        cut_unfinished_line(command.output)
+    options = generator.options(
+        seed=command.seed,
+        candidates=command.candidates,
+        mbr=command.mbr,
+        length_beam=command.length_beam,
+        max_target=command.max_target,
+        length_bucket=command.length_bucket,
+        truncate=command.truncate,
+    )
+    begin(command.output, options, resume=command.resume)
     choose = _chooser(command.mbr)
     with (
         output_stream(command.output, append=command.resume) as stream,

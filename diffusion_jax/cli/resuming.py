@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_jax.config_io import differences
 from diffusion_jax.errors import UserError
 
 
@@ -54,8 +55,46 @@ def count_done(
     return len(lines)
 
 
-def cut_unfinished_line(output: str) -> None:
-    """Remove what an interrupted run wrote after the last complete line."""
-    path = Path(output)
-    if path.exists():
+def begin(output: str, options: Mapping[str, Any], *, resume: bool) -> None:
+    """Keep beside an output file what its lines depend on; compare with it when it is resumed.
+
+    Removes what an interrupted run wrote after the last complete line. Nothing is done for "-".
+
+    Args:
+        output: the file, looked at by ``count_done`` where it is resumed.
+        options: what else than their index the lines depend on, as JSON values.
+        resume: go on with a file that may be there.
+
+    Raises:
+        UserError: the file was begun with other options.
+    """
+    if output == "-":
+        return
+    path, beside = Path(output), options_file(output)
+    options = json.loads(json.dumps(options))
+    if resume and path.exists() and beside.exists():
+        changed = differences(_read_options(beside), options)
+        if changed:
+            listing = "; ".join(f"{n}: {old!r} -> {new!r}" for n, (old, new) in changed.items())
+            raise UserError(
+                f"{path} was begun otherwise ({listing}); leave these as they were, or choose "
+                "another --output"
+            )
+    if resume and path.exists():
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    beside.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+
+
+def options_file(output: str) -> Path:
+    """Return where ``begin`` keeps the options of an output file."""
+    return Path(output + ".options.json")
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise UserError(f"{path} is damaged; remove it to go on without comparing options")
+    return options

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse, progress
-from diffusion_jax.cli.resuming import count_done, cut_unfinished_line
+from diffusion_jax.cli.resuming import begin, count_done
 from diffusion_jax.errors import UserError
 
 
@@ -17,7 +17,7 @@ class SampleCommand:
     """Write new sentences with a trained model.
 
     They are written as they are made, a batch at a time. An interrupted file of JSON lines is
-    continued with --resume.
+    continued with --resume; what it depends on is kept beside it, in OUTPUT.options.json.
 
     Example: diffusion-jax sample runs/e2e --num 20 --steps 50
 
@@ -67,8 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     texts = generator.stream(
         command.num - done, seed=command.seed, batch_size=command.batch_size, first_index=done
     )
-    if command.resume:
-        cut_unfinished_line(command.output)
+    begin(command.output, generator.options(seed=command.seed), resume=command.resume)
     with (
         output_stream(command.output, append=command.resume) as stream,
         progress("writing", command.num, done) as advance,

@@ -104,6 +104,33 @@ def test_samples_resumed_equal_those_of_one_run(runs, written, tmp_path):
         assert (tmp_path / "cut.jsonl").read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seed", "1"], "seed: 0 -> 1"),
+        (["--steps", "3"], "sampling.steps: 4 -> 3"),
+        (["--weights", "params"], "weights: "),
+    ],
+)
+def test_a_file_is_not_resumed_with_other_options(runs, written, tmp_path, capsys, change, message):
+    path = tmp_path / "out.jsonl"
+    command = ["sample", runs["text"], "-n", "4", "--format", "jsonl", "-o", str(path)]
+    written(*command)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + b'{"id": 2, ')
+    begun = path.read_bytes()
+    assert main([*command, "--resume", *change]) == 2
+    assert message in capsys.readouterr().err
+    assert path.read_bytes() == begun
+    written(*command, "--resume")
+    assert path.read_bytes() == b"".join(lines)
+    # Without the record nothing can be compared, and the user's word counts.
+    (tmp_path / "out.jsonl.options.json").unlink()
+    path.write_bytes(lines[0])
+    written(*command, "--resume", *change)
+    assert len(path.read_bytes().splitlines()) == 4
+
+
 def test_a_line_end_within_a_sample_makes_no_second_line(runs, written, monkeypatch):
     monkeypatch.setattr(dj.Generator, "stream", lambda *_, **__: iter(["a\nb", "c"]))
     assert written("sample", runs["text"], "-n", "2") == "a b\nc\n"
