@@ -117,8 +117,13 @@ class BaseRun:
         return views, Frozen(self.params, self.model.logical_axes())
 
 
-def read_base(checkpoint: str | Path, *, weights: str = "ema") -> BaseRun:
+def read_base(checkpoint: str | Path, *, weights: str = "ema", step: int | None = None) -> BaseRun:
     """Read what a classifier needs of a run.
+
+    Args:
+        checkpoint: its directory.
+        weights: of the denoiser, see ``Workdir.read_params``.
+        step: which checkpoint; None is the newest that is intact.
 
     Raises:
         UserError: no run, a damaged one, or one that cannot be steered (``check_steerable``).
@@ -126,7 +131,7 @@ def read_base(checkpoint: str | Path, *, weights: str = "ema") -> BaseRun:
     directory = Workdir(checkpoint)
     config = directory.read_config()
     check_steerable(checkpoint, config)
-    params = directory.read_params(config, weights=weights)
+    params = directory.read_params(config, weights=weights, step=step)
     model = transformer_denoiser(config.model)
     return BaseRun(directory.path, config, directory.read_tokenizer(), model, params)
 

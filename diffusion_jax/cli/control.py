@@ -136,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     from diffusion_jax.control.choose import order
     from diffusion_jax.control.judge import make_judge
-    from diffusion_jax.control.wishes import check_all_used
+    from diffusion_jax.control.used import check_all_used
     from diffusion_jax.workdir import params_digest
 
     controller = load_controller(command)
@@ -144,7 +144,12 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--choose classifier needs a --classifier; choose by model or mbr")
     how = command.choose or "classifier"
     controller.check(targets)
-    check_all_used(command.guidance, controller.classifiers, targets)
+    check_all_used(
+        command.guidance,
+        controller.classifiers,
+        targets,
+        draws_noise=controller.config.sample.draws_noise,
+    )
     judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
     options = controller.generator.options(
         seed=command.seed,

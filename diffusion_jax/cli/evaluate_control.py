@@ -87,14 +87,30 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("give --task (for example attribute) or --targets")
     from diffusion_jax.control.judge import make_judge
     from diffusion_jax.control.measure import Measurement, table
+    from diffusion_jax.control.used import check_all_used
 
+    # What can be wrong is looked at before classifiers are trained.
+    controller = load_controller(command)
+    corpus = controller.config.data.corpus
+    judge = make_judge(
+        corpus,
+        controller.tokenizer,
+        mask=command.holes.mask,
+        annotator=_annotator(command, corpus),
+    )
+    tasks = _tasks(command, controller)
+    teachers = _teachers(command, tasks)
     if command.train_missing:
         command = replace(command, classifier=_train_missing(command))
-    controller = load_controller(command)
-    tasks = _tasks(command, controller)
+        controller = load_controller(command)
     for targets in tasks.values():
         controller.check(targets)
-    judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
+    check_all_used(
+        command.guidance,
+        controller.classifiers,
+        [target for targets in tasks.values() for target in targets],
+        draws_noise=controller.config.sample.draws_noise,
+    )
     run = Measurement(
         controller,
         judge,
@@ -102,14 +118,14 @@ def main(arguments: Sequence[str]) -> int:
         seed=command.seed,
         batch_size=command.batch_size,
         pool_size=command.pool,
-        **_teachers(command),
+        **teachers,
     )
     rows: list[Any] = []
     for task, targets in tasks.items():
         for row in run.rows(task, targets):
             rows.append(row)
             print(table([row]).splitlines()[2], flush=True)
-    print("\n" + table(rows))
+    print("\n" + table(rows, published=not corpus.startswith("grammar:")))
     if command.output != "-":
         record = {
             "checkpoint": command.checkpoint,
@@ -147,22 +163,33 @@ def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
         directory = f"{command.checkpoint.rstrip('/')}-{task}-{reads}"
         saved = Workdir(directory)
         if not saved.is_run() or CLASSIFIER_TRAIN.steps not in saved.checkpoints().steps():
-            base = base or read_base(command.checkpoint, weights=command.weights)
+            base = base or read_base(
+                command.checkpoint, weights=command.weights, step=command.checkpoint_step
+            )
             config = classifier_config(task, base, reads=reads)
             train_classifier(config, base, directory, resume=True)
         found.append(directory)
     return tuple(found)
 
 
-def _teachers(command: EvaluateControlCommand) -> dict[str, Any]:
+def _teachers(command: EvaluateControlCommand, tasks: dict[str, list[Any]]) -> dict[str, Any]:
     """Return the judge of fluency and the baselines that were given."""
     if command.teacher is None and not command.autoregressive:
         return {}
+    from diffusion_jax.control.measure import common_controls
     from diffusion_jax.control.teacher import load_fluency, load_writer
 
+    writers = [load_writer(path) for path in command.autoregressive]
+    asked = [common_controls(targets) for targets in tasks.values()]
+    for path, writer in zip(command.autoregressive, writers):
+        if (writer.task,) not in asked:
+            raise UserError(
+                f"--autoregressive {path} is told {writer.task}, and no task asks for that alone; "
+                f"add --task {writer.task}, or leave it out"
+            )
     return {
         "fluency": None if command.teacher is None else load_fluency(command.teacher),
-        "writers": [load_writer(path) for path in command.autoregressive],
+        "writers": writers,
     }
 
 
@@ -193,7 +220,12 @@ def _tasks(command: EvaluateControlCommand, controller: Any) -> dict[str, list[A
         examples = held_out(controller.config.data, command.data, command.seed)
         for task in command.task:
             tasks[task] = draw_targets(
-                task, examples, command.num_targets, command.seed, controller.tokenizer
+                task,
+                examples,
+                command.num_targets,
+                command.seed,
+                controller.tokenizer,
+                mask=command.holes.mask,
             )
     if command.targets is not None:
         tasks[Path(command.targets).name] = read_targets(command.targets)[: command.num_targets]

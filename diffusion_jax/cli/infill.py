@@ -71,11 +71,16 @@ def main(arguments: Sequence[str]) -> int:
     targets = _read_templates(command)
     from diffusion_jax.control.choose import rank
     from diffusion_jax.control.judge import make_judge
-    from diffusion_jax.control.wishes import check_all_used
+    from diffusion_jax.control.used import check_all_used
 
     controller = load_controller(command)
     controller.check(targets)
-    check_all_used(command.guidance, controller.classifiers, targets)
+    check_all_used(
+        command.guidance,
+        controller.classifiers,
+        targets,
+        draws_noise=controller.config.sample.draws_noise,
+    )
     judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
     written = controller.write(
         targets, command.num, seed=command.seed, batch_size=command.batch_size

@@ -39,7 +39,8 @@ class TrainClassifierCommand:
         format: how to read the files.
         size: read at most this many examples; default as the model's run.
         validation_size: likewise for validation.
-        weights: which embeddings: "ema", "ema RATE" or "params" (not averaged).
+        weights: of the model: "ema", "ema RATE" or "params" (not averaged).
+        checkpoint_step: which of its checkpoints; None is the newest that is intact.
         steps: training steps, short for --train.steps.
         resume: continue the run in the work directory.
         model: the Transformer.
@@ -58,6 +59,7 @@ class TrainClassifierCommand:
     size: int | None = None
     validation_size: int | None = None
     weights: str = "ema"
+    checkpoint_step: int | None = None
     steps: int | None = None
     resume: bool = False
     model: TransformerShape = field(default_factory=TransformerShape)
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     options = with_steps(command.train, command.steps, CLASSIFIER_TRAIN)
     from diffusion_jax.classifier_training import classifier_config, read_base, train_classifier
 
-    base = read_base(command.checkpoint, weights=command.weights)
+    base = read_base(command.checkpoint, weights=command.weights, step=command.checkpoint_step)
     changes = {
         name: getattr(command, name)
         for name in ("corpus", "validation", "format", "size", "validation_size")

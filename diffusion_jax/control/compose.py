@@ -135,8 +135,8 @@ def make_guidance(
 
         window = {"min_t": min_t, "max_t": max_t, "anchor": anchor}
         guides = []
-        ways = _ways(wanted.wishes, options, draws_noise, reading)
-        for (method, through), kinds in ways.items():
+        guided_by = ways_of(wanted.wishes, options, draws_noise, reading)
+        for (method, through), kinds in guided_by.items():
             if method == "gradient":
                 # The posterior's own gradient is that of the sum.
                 wanting = objective(kinds, through, summed=options.method == "auto")
@@ -175,7 +175,7 @@ def _check_without_noise(options: GuidanceConfig) -> None:
         )
 
 
-def _ways(
+def ways_of(
     kinds: Iterable[str], options: GuidanceConfig, draws_noise: bool, reading: frozenset[str]
 ) -> dict[tuple[str, str], list[str]]:
     """Return (method, through) -> the kinds of control that go that way, in the order they act.
@@ -186,7 +186,7 @@ def _ways(
         draws_noise: whether the sampler does.
         reading: the kinds whose classifiers read estimates.
     """
-    ways: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for kind in sorted(kinds, key=lambda kind: kind not in _LATE):
         way = (options.method, options.through)
         if options.method == "auto":
@@ -194,8 +194,8 @@ def _ways(
             # Dhariwal and Nichol shift by the step's variance: none, none.
             method = "gradient" if through_denoiser and draws_noise else "adagrad"
             way = (method, "denoiser" if through_denoiser else "classifier")
-        ways.setdefault(way, []).append(kind)
-    return ways
+        found.setdefault(way, []).append(kind)
+    return found
 
 
 def _word_objective(kind: str, posterior: TokenPosterior, targets: jax.Array) -> Objective:

@@ -11,6 +11,7 @@ import numpy as np
 from diffusion_jax.control.choose import order
 from diffusion_jax.control.judge import Judge, Verdict
 from diffusion_jax.control.steer import Candidate, Controller
+from diffusion_jax.control.tasks import CONTROL_NAMES
 from diffusion_jax.control.wishes import Plan
 from diffusion_jax.text.control_targets import Target
 
@@ -36,6 +37,13 @@ class Writer(NamedTuple):
 
 
 # Li et al. 2022, table 2 and 3: control success in percent / lm-score, 50 samples per target, E2E.
+# What counts as success there is one of our finer figures, but for spans.
+PUBLISHED_MEASURES = {
+    "attribute": "attributes_substring",
+    "pos": "tags",
+    "tree": "tree_f1",
+    "length": "length_within_2",
+}
 PUBLISHED = {
     "attribute": {"FUDGE": (69.9, 2.83), "Diffusion-LM": (81.2, 2.55), "fine-tuned": (72.5, 2.87)},
     "pos": {"FUDGE": (27.0, 7.96), "Diffusion-LM": (90.0, 5.16), "fine-tuned": (89.5, 4.72)},
@@ -52,6 +60,7 @@ class Row:
     Attributes:
         task: see ``tasks``.
         method: "control", "no control", "rejection", ...
+        controls: what every target asks for, as tasks are named; () where they differ.
         targets: number of targets.
         samples: texts per target.
         success: share of texts that obey every control; None where nobody can tell.
@@ -67,6 +76,7 @@ class Row:
 
     task: str
     method: str
+    controls: tuple[str, ...]
     targets: int
     samples: int
     success: float | None
@@ -82,6 +92,15 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """Return the figures that there are."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def common_controls(targets: Sequence[Target]) -> tuple[str, ...]:
+    """Return what every target asks for, as tasks are named; () where they differ."""
+    asked = {
+        tuple(sorted(CONTROL_NAMES.get(control, control) for control in target.controls()))
+        for target in targets
+    }
+    return asked.pop() if len(asked) == 1 else ()
 
 
 def summarise(
@@ -106,6 +125,7 @@ def summarise(
     return Row(
         task=task,
         method=method,
+        controls=common_controls(targets),
         targets=len(targets),
         samples=len(texts[0]),
         success=success,
@@ -161,6 +181,7 @@ def rejection(
     return Row(
         task=task,
         method="rejection, equal time",
+        controls=common_controls(targets),
         targets=len(targets),
         samples=num_samples,
         success=_mean(filled),
@@ -216,7 +237,7 @@ class Measurement:
         method = f"control, best of {self.num_samples}"
         yield summarise(task, method, targets, best, self.judge, **shared)
         for writer in self.writers:
-            if task != writer.task:
+            if common_controls(targets) != (writer.task,):
                 continue
             start = time.perf_counter()
             others = writer.write(targets, self.num_samples, self.seed)
@@ -260,8 +281,14 @@ class Measurement:
         return [candidate.text for candidate in written], time.perf_counter() - start
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, shares in percent, with the published figures."""
+def table(rows: Sequence[Row], *, published: bool = False) -> str:
+    """Return the rows as a Markdown table, shares in percent.
+
+    Args:
+        rows: its lines.
+        published: add the figures of Diffusion-LM's paper (E2E), each under the name of ours that
+            it can be compared with.
+    """
     head = "| task | method | success | in language | success in language | other | nats/token |"
     lines = [head, "|---|---|---:|---:|---:|---|---:|"]
     for row in rows:
@@ -275,10 +302,21 @@ def table(rows: Sequence[Row]) -> str:
             f"| {_percent(row.in_language)} | {_percent(row.success_in_language)} | {listed} "
             f"| {'' if row.nats_per_token is None else f'{row.nats_per_token:.2f}'} |"
         )
-    for task in dict.fromkeys(row.task for row in rows):
-        for method, (success, score) in PUBLISHED.get(task, {}).items():
-            lines.append(f"| {task} | {method}, published (E2E) | {success} | | | | {score} |")
+    if published:
+        lines += _published_lines(rows)
     return "\n".join(lines)
+
+
+def _published_lines(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    tasks = {row.task: row.controls[0] for row in rows if len(row.controls) == 1}
+    for task, control in tasks.items():
+        measure = PUBLISHED_MEASURES.get(control)
+        for method, (figure, score) in PUBLISHED.get(control, {}).items():
+            success, other = ("", f"{measure} {figure}") if measure else (figure, "")
+            name = f"{method}, published (E2E)"
+            lines.append(f"| {task} | {name} | {success} | | | {other} | {score} |")
+    return lines
 
 
 def _percent(share: float | None) -> str:

@@ -17,7 +17,9 @@ from diffusion_jax.text.example import Corpus, Example
 from diffusion_jax.text.labels import lookup, read_attributes, read_spans, read_tags
 from diffusion_jax.text.tokenizers import Tokenizer
 
-Maker = Callable[[Example, Sequence[str], Random], dict[str, Any] | None]
+CONTROL_NAMES = {"attributes": "attribute", "spans": "span", "keep": "infill"}
+"""Fields of a target whose control has another name as a task."""
+Maker = Callable[[Example, Sequence[str], Random, str], Mapping[str, Any] | None]
 _WHERE = "the held-out corpus"
 # Tokens that infilling leaves out, of each hole.
 _HOLE = (1, 4)
@@ -41,7 +43,7 @@ def needed_classifiers(tasks: Iterable[str], targets: Iterable[Target] = ()) -> 
     """Return the tasks of the classifiers that these tasks and targets need."""
     names = {part for task in tasks for part in parse_task(task)}
     controls = {control for target in targets for control in target.controls()}
-    fields = {"attribute": "attributes", "span": "spans"}
+    fields = {name: field for field, name in CONTROL_NAMES.items()}
     return {NEEDS[name] for name in controls | {fields.get(n, n) for n in names} if name in NEEDS}
 
 
@@ -67,7 +69,13 @@ def held_out(config: DataConfig, data: str, seed: int) -> Corpus:
 
 
 def draw_targets(
-    task: str, examples: Iterable[Example], count: int, seed: int, tokenizer: Tokenizer
+    task: str,
+    examples: Iterable[Example],
+    count: int,
+    seed: int,
+    tokenizer: Tokenizer,
+    *,
+    mask: str = MASK,
 ) -> list[Target]:
     """Return targets for a task, one from each of the first examples that can give one.
 
@@ -77,6 +85,7 @@ def draw_targets(
         count: how many targets.
         seed: of the choices among an example's attributes, spans and holes.
         tokenizer: texts with words outside its vocabulary are passed over.
+        mask: what marks holes.
 
     Raises:
         UserError: an unknown task, missing labels, or too few examples.
@@ -90,7 +99,7 @@ def draw_targets(
             continue
         fields: dict[str, Any] | None = {}
         for part in parts:
-            made = MAKERS[part](example, tokenizer.tokens(ids), rng)
+            made = MAKERS[part](example, tokenizer.tokens(ids), rng, mask)
             fields = None if made is None or fields is None else {**fields, **made}
         if fields is not None:
             targets.append(Target(**fields, reference=example.text))
@@ -102,43 +111,55 @@ def draw_targets(
     )
 
 
-def _attribute(example: Example, tokens: Sequence[str], rng: Random) -> Mapping[str, Any] | None:
+def _attribute(
+    example: Example, tokens: Sequence[str], rng: Random, mask: str
+) -> Mapping[str, Any] | None:
     said = sorted(read_attributes(example, _WHERE).items())
     return {"attributes": dict([rng.choice(said)])} if said else None
 
 
-def _pos(example: Example, tokens: Sequence[str], rng: Random) -> Mapping[str, Any] | None:
+def _pos(
+    example: Example, tokens: Sequence[str], rng: Random, mask: str
+) -> Mapping[str, Any] | None:
     return {"pos": tuple(read_tags(example, _WHERE))}
 
 
-def _tree(example: Example, tokens: Sequence[str], rng: Random) -> Mapping[str, Any] | None:
+def _tree(
+    example: Example, tokens: Sequence[str], rng: Random, mask: str
+) -> Mapping[str, Any] | None:
     tree = example.fields.get("tree")
     return {"tree": tree} if isinstance(tree, str) else None
 
 
-def _span(example: Example, tokens: Sequence[str], rng: Random) -> Mapping[str, Any] | None:
+def _span(
+    example: Example, tokens: Sequence[str], rng: Random, mask: str
+) -> Mapping[str, Any] | None:
     """Return one constituent of several tokens that is not the whole text."""
     _, spans = read_spans(example, _WHERE)
     inner = [s for s in spans if s[0] < s[1] and s[1] - s[0] + 1 < len(tokens)]
     return {"spans": (rng.choice(inner),)} if inner else None
 
 
-def _length(example: Example, tokens: Sequence[str], rng: Random) -> Mapping[str, Any] | None:
+def _length(
+    example: Example, tokens: Sequence[str], rng: Random, mask: str
+) -> Mapping[str, Any] | None:
     return {"length": len(tokens)}
 
 
-def _infill(example: Example, tokens: Sequence[str], rng: Random) -> Mapping[str, Any] | None:
+def _infill(
+    example: Example, tokens: Sequence[str], rng: Random, mask: str
+) -> Mapping[str, Any] | None:
     """Return a template with one hole (left, right or inside) or two."""
     words = list(tokens)
     for _ in range(rng.choice((1, 2))):
         size = rng.randint(*_HOLE)
         start = rng.randint(0, max(len(tokens) - size - 1, 0))
-        words[start : start + size] = [MASK] * len(words[start : start + size])
-    kept = [w for i, w in enumerate(words) if w != MASK or i == 0 or words[i - 1] != MASK]
-    return {"keep": " ".join(kept)} if MASK in kept and len(kept) > kept.count(MASK) else None
+        words[start : start + size] = [mask] * len(words[start : start + size])
+    kept = [w for i, w in enumerate(words) if w != mask or i == 0 or words[i - 1] != mask]
+    return {"keep": " ".join(kept)} if mask in kept and len(kept) > kept.count(mask) else None
 
 
-MAKERS: dict[str, Any] = {
+MAKERS: dict[str, Maker] = {
     "attribute": _attribute,
     "pos": _pos,
     "tree": _tree,

@@ -20,14 +20,6 @@ from diffusion_jax.text.trees import parse_tree
 
 # Field of a target -> task of the classifier that tells it.
 NEEDS = {"attributes": "attribute", "pos": "pos", "tree": "tree", "spans": "tree"}
-_WEIGHS = {
-    "attribute_weight": {"attributes"},
-    "pos_weight": {"pos"},
-    "tree_weight": {"tree"},
-    "span_weight": {"spans"},
-    "word_weight": {"keep", "length", "pos", "tree"},
-    "keyword_weight": {"keywords"},
-}
 
 
 class Wish(NamedTuple):
@@ -85,29 +77,6 @@ def check_targets(
             plan_wishes(Plan(target), classifiers, tokenizer, row_length, GuidanceConfig())
         except UserError as error:
             raise UserError(f"target {number}: {error}") from error
-
-
-def check_all_used(
-    guidance: GuidanceConfig,
-    classifiers: Mapping[str, TrainedClassifier],
-    targets: Sequence[Target],
-) -> None:
-    """Raise UserError for a classifier or a weight that no target makes use of."""
-    asked = {control for target in targets for control in target.controls()}
-    needed = {NEEDS.get(control) for control in asked}
-    for task, classifier in classifiers.items():
-        if task not in needed:
-            raise UserError(
-                f"the classifier in {classifier.path} tells {task}, and nothing that is "
-                f"asked needs it ({', '.join(sorted(asked))}); leave it out"
-            )
-    for name, controls in _WEIGHS.items():
-        value = getattr(guidance, name)
-        if value != getattr(type(guidance), name) and not asked & controls:
-            raise UserError(
-                f"--guidance.{name.replace('_', '-')} {value:g} weighs what is not asked for "
-                f"({', '.join(sorted(asked))}); leave it out"
-            )
 
 
 class PlanRow(NamedTuple):

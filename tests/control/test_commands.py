@@ -9,10 +9,8 @@ import pytest
 from diffusion_jax import classifier_training
 from diffusion_jax.cli import evaluate_control, main
 from diffusion_jax.config import ClassifierRunConfig, GuidanceConfig
-from diffusion_jax.control.wishes import check_all_used
-from diffusion_jax.errors import UserError
 from diffusion_jax.models.shape import ClassifierConfig
-from diffusion_jax.text.control_targets import Target, read_targets
+from diffusion_jax.text.control_targets import read_targets
 from diffusion_jax.workdir import Workdir
 
 BAD = {
@@ -69,13 +67,6 @@ def test_one_file_is_not_two(untrained, capsys, tmp_path):
     assert "give two files" in capsys.readouterr().err
 
 
-def test_a_classifier_that_nothing_needs_is_refused():
-    told = {"attribute": SimpleNamespace(path="runs/attribute")}
-    check_all_used(GuidanceConfig(), told, [Target(length=5), Target(attributes={"food": "thai"})])
-    with pytest.raises(UserError, match="runs/attribute tells attribute, and nothing"):
-        check_all_used(GuidanceConfig(), told, [Target(length=5)])
-
-
 @pytest.fixture
 def compiles(monkeypatch):
     """Fail where anything is compiled for a chain."""
@@ -106,6 +97,8 @@ def test_bad_control_is_refused_before_compilation(name, untrained, capsys, comp
         ["infill", "--template", "the ___", "--mask", " "],
         ["infill", "--template", "the ___", "--min-hole", "4", "--max-hole", "2"],
         ["infill", "--template", "the ___", "--num", "0"],
+        ["infill", "--template", "the ___ .", "--guidance.scale", "50"],
+        ["evaluate-control", "--task", "length", "--guidance.attribute-weight", "7"],
         ["evaluate-control"],
         ["evaluate-control", "--task", "lenght"],
         ["evaluate-control", "--task", "length", "-n", "0"],
