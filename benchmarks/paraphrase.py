@@ -1,7 +1,8 @@
 """Three writers of paraphrases at equal training time: autoregressive, as published, recommended.
 
 Command: python -m benchmarks.paraphrase --train train.jsonl --valid valid.jsonl --runs DIRECTORY
-    [--seconds 1800] [--sources 100] [--candidates 10] [--writers NAME ...] [--output FILE]
+    [--seconds 1800] [--sources 100] [--candidates 10] [--writers NAME ...] [--steps N]
+    [--clamp all|none] [--output FILE]
 
 All three have the size, the batches, the tokenizer and the processor time (seconds of all threads)
 of ``experiments/qqp.py --scale small`` (see ``equal_time``); they do without validation and
@@ -11,8 +12,10 @@ previews.
   sampled at temperature 0.7.
 - published: DiffuSeq's loss over all positions, loss-aware timesteps, no self-conditioning, no
   bias by distance, full rows with padding of its own making; 2000 ancestral steps of the larger
-  variance, estimates not clamped.
+  variance, estimates clamped at every step, as its program does.
 - recommended: the experiment as it stands (20 steps, not clamped).
+
+--steps and --clamp change how published and recommended write; a run that is trained is used again.
 
 The first candidate of each source makes the line of one candidate, as a candidate depends on seed,
 source and its own number alone; of several one is chosen by minimum Bayes risk with BLEU. Speed
@@ -23,9 +26,10 @@ appended. A training that was stopped goes on when the same command is given aga
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.equal_time import Config, train_for
 from benchmarks.records import record
@@ -71,7 +75,7 @@ def configured(writer: str, arguments: argparse.Namespace) -> Config:
                 self_cond_rate=0.0,
                 positions="all",
             ),
-            sample=SampleConfig(steps=2000, variance="fixed_large", clamp="none"),
+            sample=SampleConfig(steps=2000, variance="fixed_large", clamp="all"),
         )
     shape = {
         name: getattr(model, name)
@@ -92,8 +96,8 @@ Write = Callable[[Sequence[str], int, Arrived], list[list[str]]]
 """(sources, number of candidates C, whom to tell) -> texts [S][C]."""
 
 
-def writing(writer: str, workdir: Path, seed: int) -> Write:
-    """Return what lets a trained writer write."""
+def writing(writer: str, workdir: Path, seed: int, changes: Mapping[str, Any]) -> Write:
+    """Return what lets a trained writer write, sampling options changed as they say."""
     if writer == "autoregressive":
         model = TrainedAutoregressive.load(workdir)
 
@@ -104,7 +108,7 @@ def writing(writer: str, workdir: Path, seed: int) -> Write:
             return [list(texts) for texts in zip(*written)]
 
         return write
-    generator = Generator.from_checkpoint(workdir)
+    generator = Generator.from_checkpoint(workdir, **changes)
 
     def generate(sources: Sequence[str], count: int, arrived: Arrived) -> list[list[str]]:
         found = []
@@ -172,19 +176,27 @@ def measure(writer: str, arguments: argparse.Namespace) -> None:
     plan = train_for(arguments.seconds, configured(writer, arguments), workdir)
     pairs = list(open_corpus(arguments.valid, task="pair", size=arguments.sources))
     sources, references = [pair.src for pair in pairs], [pair.trg for pair in pairs]
-    write = writing(writer, workdir, arguments.seed)
+    changes = {
+        name: value
+        for name, value in (("steps", arguments.steps), ("clamp", arguments.clamp))
+        if value is not None
+    }
+    write = writing(writer, workdir, arguments.seed, changes)
     several, rate = timed(write, sources, arguments.candidates)
-    chosen = mbr_select(several, RULES["standard"].utility)
-    best = [texts[int(index)] for texts, index in zip(several, chosen)]
     if writer == "autoregressive":
         one, one_rate = timed(write, sources, 1)
     else:
         # A row costs what it costs, whatever source it belongs to.
         one, one_rate = [texts[:1] for texts in several], rate * arguments.candidates
-    first = [texts[0] for texts in one]
-    for count, texts, speed in ((1, first, one_rate), (arguments.candidates, best, rate)):
+    lines = [(1, [texts[0] for texts in one], one_rate)]
+    if arguments.candidates > 1:
+        chosen = mbr_select(several, RULES["standard"].utility)
+        best = [texts[int(index)] for texts, index in zip(several, chosen)]
+        lines.append((arguments.candidates, best, rate))
+    for count, texts, speed in lines:
         row = {
             "writer": writer,
+            **changes,
             "candidates": count,
             "budget_cpu_s": arguments.seconds,
             **plan,
@@ -208,6 +220,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sources", type=int, default=100)
     parser.add_argument("--candidates", type=int, default=10)
+    parser.add_argument("--steps", type=int, help="network calls of the two diffusion writers")
+    parser.add_argument("--clamp", choices=("all", "none"))
     parser.add_argument("--output", type=Path, help="JSON lines file to append to")
     arguments = parser.parse_args()
     use_memory_well()
