@@ -18,6 +18,7 @@ from diffusion_jax.adaptive import positions_in_target
 from diffusion_jax.config import SampleConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance.classifier_free import classifier_free
+from diffusion_jax.losses.diffusion import hide_source
 from diffusion_jax.models.base import Model, bind
 from diffusion_jax.models.spec import DenoiserConfig
 from diffusion_jax.rounding import most_likely_ids, nearest_embedding
@@ -228,8 +229,10 @@ def _network(
     def unconditional(
         x_t: jax.Array, time: jax.Array, self_cond: jax.Array | None = None
     ) -> jax.Array:
-        # Hidden as in training, see losses.diffusion.noised.
-        return conditional(jnp.where(noise_mask[..., None], x_t, 0.0), time, self_cond)
+        hidden = hide_source(x_t, noise_mask)
+        if self_cond is not None:
+            self_cond = hide_source(self_cond, noise_mask)
+        return conditional(hidden, time, self_cond)
 
     return classifier_free(conditional, unconditional, options.guidance_scale)
 

@@ -139,7 +139,7 @@ def diffusion_loss(
             return model.read(params, output)
         return x_start_from_eps(schedule, x_t, t, output)
 
-    output = predict(model, params, schedule, x_t, t, dropout_key, draws, read_x_start)
+    output = predict(model, params, schedule, x_t, t, noise_mask, dropout_key, draws, read_x_start)
     pred_x_start = read_x_start(output)
 
     # 1. The network's error. At t = 0 the target is the embedding, not the draw around it.
@@ -192,10 +192,23 @@ def noised(
         x_t = q_sample_soft_absorbing(
             None, schedule, x_start, t, noise_mask, mean_embed, draws.absorb_mask, noise=noise
         )
-    if draws.source_drop_mask is None:
-        return x_t
-    hidden = draws.source_drop_mask[:, None] & ~noise_mask
-    return jnp.where(hidden[..., None], 0.0, x_t)
+    return hide_source(x_t, noise_mask, draws.source_drop_mask)
+
+
+def hide_source(
+    x: jax.Array, noise_mask: jax.Array, rows: jax.Array | bool | None = True
+) -> jax.Array:
+    """Return what a network that shall not know the source is given: zeros where it stood.
+
+    Args:
+        x: float [B, L, E], noisy states or estimates; an estimate at a given position tells of it.
+        noise_mask: bool [B, L], False at given positions.
+        rows: bool [B], or one for all: which rows to hide; None is none.
+    """
+    if rows is None:
+        return x
+    hidden = jnp.reshape(jnp.asarray(rows), (-1, 1)) & ~noise_mask
+    return jnp.where(hidden[..., None], 0.0, x)
 
 
 def predict(
@@ -204,6 +217,7 @@ def predict(
     schedule: NoiseSchedule,
     x_t: jax.Array,
     t: jax.Array,
+    noise_mask: jax.Array,
     dropout_key: jax.Array | None,
     draws: Draws,
     read_x_start: Callable[[jax.Array], jax.Array],
@@ -224,6 +238,8 @@ def predict(
 
     estimate = jax.lax.cond(jnp.any(draws.self_cond_mask), own_estimate, lambda: blank)
     self_cond = jnp.where(draws.self_cond_mask[:, None, None], estimate, blank)
+    # As in sampling, where the estimate comes from a network that was told the source.
+    self_cond = hide_source(self_cond, noise_mask, draws.source_drop_mask)
     return model.denoise(params, x_t, time, self_cond, dropout_key=second_key)
 
 

@@ -99,7 +99,7 @@ def cross_entropy_loss(
     def read_x_start(output: jax.Array) -> jax.Array:
         return model.read(params, output)
 
-    output = predict(model, params, schedule, x_t, t, dropout_key, draws, read_x_start)
+    output = predict(model, params, schedule, x_t, t, noise_mask, dropout_key, draws, read_x_start)
     counted = noise_mask if positions == "target" else None
     nll = token_nll_fn(model.head(params), output, input_ids)
     terms = PosteriorTerms(

@@ -84,6 +84,51 @@ def test_the_scale_weighs_the_source(scale, words):
     np.testing.assert_array_equal(written[~MASK], IDS[~MASK])
 
 
+def tells_its_estimate(params, x_t, time, self_cond=None, *, dropout_key=None):
+    """Say at every position what the estimate holds at the first one; without one, the source."""
+    said = params["scale"] * x_t[:, :1]
+    if self_cond is not None:
+        said = jnp.where(jnp.any(self_cond != 0), self_cond[:, :1], said)
+    return jnp.broadcast_to(said, x_t.shape)
+
+
+def test_no_estimate_tells_a_network_of_a_source_that_it_is_not_shown():
+    """An estimate that a network makes of the source's own positions holds the source."""
+    model = MODEL._replace(denoise=tells_its_estimate)
+    options = SampleConfig(
+        sampler="ddim", steps=6, clamp="none", guidance_scale=0.5, rounding="head"
+    )
+    spec = DenoiserConfig(vocab_size=VOCAB, embed_dim=VOCAB, self_conditioning=True)
+    keys = jax.random.split(jax.random.key(0), 2)
+    written = make_reverse(model, spec, SCHEDULE, options)(PARAMS, keys, IDS, MASK)
+    # Told nothing, it answers 0: each step halves what is left of the source, and the head's bias
+    # wins. Told of it, it agrees with the other one from the second step on.
+    np.testing.assert_array_equal(written[:, 2:], 3)
+
+
+def test_nor_in_training():
+    model = MODEL._replace(denoise=tells_of_any_estimate)
+    draws = Draws(
+        jnp.zeros((2, 4, VOCAB)),
+        jnp.zeros((2, 4, VOCAB)),
+        self_cond_mask=jnp.array([True, True]),
+        source_drop_mask=jnp.array([True, False]),
+    )
+    loss = diffusion_loss(
+        None, model, PARAMS, SCHEDULE, IDS, MASK, jnp.array([3, 3]), positions="target", draws=draws
+    )
+    # The first row's estimate of its given position is hidden: the answer is 0, the error its own.
+    np.testing.assert_allclose(loss.mse[0], 1 / VOCAB, rtol=1e-5)
+    assert float(loss.mse[1]) > 2 / VOCAB
+
+
+def tells_of_any_estimate(params, x_t, time, self_cond=None, *, dropout_key=None):
+    """Estimate ones everywhere at first; then say what that estimate holds at the first place."""
+    first = jnp.ones_like(x_t)
+    again = jnp.broadcast_to(3.0 * self_cond[:, :1], x_t.shape)
+    return jnp.where(jnp.any(self_cond != 0), again, first)
+
+
 def test_the_scale_needs_a_model_that_saw_missing_sources():
     pairs = ExperimentConfig(data=DataConfig(corpus="grammar:small/data_to_text", task="pair"))
     with pytest.raises(UserError, match="source-drop-rate"):
