@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class EvaluateCommand:
     """Score generated texts against references.
 
-    Candidates are lines {"id", "source", "candidates"} (what generate writes) or {"recover",
-    "reference", "source"} (what DiffuSeq writes). References are lines {"src", "trg"} or {"id",
+    Candidates are lines {"id", "source", "candidates"} (what generate writes; with --mbr also the
+    chosen {"text"}, which has a column of its own) or {"recover", "reference", "source"} (what
+    DiffuSeq writes). References are lines {"src", "trg"} or {"id",
     "trg"}; without an id, the line number counts, from 0. Everything is aligned by id.
 
     Example: diffusion-jax evaluate --hypotheses out.jsonl --references test.jsonl --mbr
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         texts.sources,
         command.preset,
         mbr=command.mbr,
+        chosen=texts.chosen,
         bertscore_model=command.bertscore,
         mauve_model=command.mauve,
     )
@@ -102,6 +104,8 @@ def _columns(report: "Report") -> dict[str, "Scores"]:
     columns = {"candidate 1": report.candidates[0]}
     if report.num_candidates > 1:
         columns[f"mean of {report.num_candidates}"] = report.mean()
+    if report.chosen is not None:
+        columns["chosen"] = report.chosen
     if report.mbr is not None:
         columns["MBR"] = report.mbr
     return columns

@@ -1,10 +1,11 @@
 """``diffusion-jax generate``: write a target for each source line."""
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,22 +13,25 @@ from diffusion_jax.cli.options import SampleOverrides, check_output, output_stre
 from diffusion_jax.cli.resuming import begin, count_done
 from diffusion_jax.errors import UserError
 
+Id = int | str
+
 
 @dataclass(frozen=True)
 class GenerateCommand:
     """Write a target for each source with a trained sequence-to-sequence model.
 
     Each line of output is {"id", "source", "candidates"}, in the order of the input, written as it
-    is made; with --mbr also {"text"}, the candidate that agrees best with the others. An
-    interrupted run goes on where it stopped with --resume; what the texts depend on is kept beside
-    them, in OUTPUT.options.json.
+    is made; the id is that of the input's line where it has one, or its number, from 0. With --mbr
+    there is also {"text"}, the candidate that agrees best with the others. An interrupted run goes
+    on where it stopped with --resume; what the texts depend on is kept beside them, in
+    OUTPUT.options.json.
 
     Example: diffusion-jax generate runs/qqp --input questions.txt --output paraphrases.jsonl
         --candidates 10 --mbr bleu
 
     Attributes:
         checkpoint: the --workdir of a training run on pairs.
-        input: source texts: one a line, or .jsonl with "src"; "-" is standard input.
+        input: source texts: one a line, or .jsonl with "src" (and "id"); "-" is standard input.
         output: file to write; "-" is standard output. An existing file is not overwritten.
         candidates: texts per source (and length, with --length-beam).
         mbr: choose one candidate by minimum Bayes risk: by "bleu" (sacrebleu's sentence BLEU) or
@@ -72,8 +76,10 @@ def main(arguments: Sequence[str]) -> int:
     check_output(command.output, append=command.resume)
     if command.mbr is not None and _num_texts(command) < 2:
         raise UserError("--mbr chooses among candidates; ask for at least --candidates 2")
-    sources = _read_sources(command.input)
-    done = _count_done(command, sources) if command.resume else 0
+    named, again = itertools.tee(_read_sources(command.input))
+    done = _count_done(command, again) if command.resume else 0
+    del again
+    ids, sources = _unzipped(itertools.islice(named, done, None))
     from diffusion_jax.generate import Generator
 
     generator = Generator.from_checkpoint(
@@ -87,9 +93,12 @@ def main(arguments: Sequence[str]) -> int:
     total, unknown, tokenizer = None, [], generator.tokenizer
     if command.input != "-":
         # A bad line shall be known now, not after hours of work on the lines before it.
-        total = 0
-        for index, text in enumerate(_read_sources(command.input)):
+        total, seen = 0, set()
+        for index, (id_, text) in enumerate(_read_sources(command.input)):
             generator.check_source(text, index)
+            if id_ in seen:
+                raise UserError(f"{command.input}: the id {id_!r} is there twice")
+            seen.add(id_)
             total += 1
             if tokenizer.unk_id in tokenizer.encode(text):
                 unknown.append(index + 1)
@@ -125,9 +134,9 @@ def main(arguments: Sequence[str]) -> int:
         output_stream(command.output, append=command.resume) as stream,
         progress("writing", total, done) as advance,
     ):
-        for index, generation in enumerate(generations, start=done):
+        for id_, generation in zip(ids, generations):
             record = {
-                "id": index,
+                "id": id_,
                 "source": generation.source,
                 **choose(generation.candidates),
                 "candidates": generation.candidates,
@@ -157,8 +166,14 @@ def _chooser(name: str | None) -> Callable[[Sequence[str]], dict[str, str]]:
     return choose
 
 
-def _read_sources(path: str) -> Iterator[str]:
-    """Yield source texts; the file is opened and looked at at once."""
+def _unzipped(named: Iterator[tuple[Id, str]]) -> tuple[Iterator[Id], Iterator[str]]:
+    """Return ids and sources; no more of them is held than lies between their readers."""
+    one, other = itertools.tee(named)
+    return (id_ for id_, _ in one), (source for _, source in other)
+
+
+def _read_sources(path: str) -> Iterator[tuple[Id, str]]:
+    """Yield ids and source texts; the file is opened and looked at at once."""
     from diffusion_jax.text.corpora import open_corpus
     from diffusion_jax.text.files import read_input
 
@@ -168,12 +183,21 @@ def _read_sources(path: str) -> Iterator[str]:
         )
     if path.endswith(".jsonl"):
         corpus = open_corpus(path, columns={"text": "src"}, task="text")
-        return (example.text for example in corpus)
-    return (line for _, line in read_input(path))
+        return (
+            (_id_of(example.fields.get("id", index), path), example.text)
+            for index, example in enumerate(corpus)
+        )
+    return ((index, line) for index, (_, line) in enumerate(read_input(path)))
 
 
-def _count_done(command: GenerateCommand, sources: Iterator[str]) -> int:
-    """Return how many complete lines the output already has, taking their sources from the input.
+def _id_of(value: Any, path: str) -> Id:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise UserError(f"{path}: the id {value!r} is neither a text nor a whole number")
+    return value
+
+
+def _count_done(command: GenerateCommand, sources: Iterator[tuple[Id, str]]) -> int:
+    """Return how many complete lines the output already has.
 
     Raises:
         UserError: the output was written by something else, or for other sources.
@@ -181,7 +205,7 @@ def _count_done(command: GenerateCommand, sources: Iterator[str]) -> int:
     chosen = command.mbr is not None
     return count_done(
         command.output,
-        ((i, source, _num_texts(command), chosen) for i, source in enumerate(sources)),
+        ((id_, source, _num_texts(command), chosen) for id_, source in sources),
         lambda r: (r["id"], r["source"], len(r["candidates"]), "text" in r),
         "id, source, number of candidates and whether one is chosen",
     )

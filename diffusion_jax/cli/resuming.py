@@ -17,8 +17,8 @@ def count_done(
 
     Args:
         output: the file; "-" cannot be resumed.
-        expected: what ``describe`` must return for each line, in order; no more of it is taken than
-            there are lines.
+        expected: what ``describe`` must return for each line, in order, its id first; no more than
+            one further is taken than there are lines.
         describe: (record of a line) -> what tells it from the output of another command.
         names: what ``describe`` returns, in words.
 
@@ -45,14 +45,20 @@ def count_done(
                 f"{path} line {index + 1} is not output of this command (expected {names} "
                 f"{wanted}, found {found}); choose another --output"
             )
-    # What is about to be cut off must be ours too: every record begins with its number.
-    begins = f'{{"id": {len(lines)}, '.encode()
-    if unfinished[: len(begins)] != begins[: len(unfinished)]:
+    # What is about to be cut off must be ours too: every record begins with its id.
+    following = next(remaining, None) if unfinished else None
+    begins = f'{{"id": {json.dumps(following[0], ensure_ascii=False)}, ' if following else ""
+    if unfinished and not _agree(begins.encode(), unfinished):
         raise UserError(
             f"{path} ends with an unfinished line that is not output of this command; choose "
             "another --output"
         )
     return len(lines)
+
+
+def _agree(begins: bytes, unfinished: bytes) -> bool:
+    """Return whether what is there of a line can be that of a record which begins so."""
+    return bool(begins) and unfinished[: len(begins)] == begins[: len(unfinished)]
 
 
 def begin(output: str, options: Mapping[str, Any], *, resume: bool) -> None:

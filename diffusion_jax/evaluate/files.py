@@ -1,9 +1,10 @@
 """Read files of candidates and references, and bring them together by id, not by line number.
 
-A line is one JSON object. Candidates: {"id", "candidates"} and, where known, "source", as
-``diffusion-jax generate`` writes them; or {"recover", "reference", "source"} as DiffuSeq's sampler
-does, one candidate a line. References: {"trg"} and, where known, "id" and "src". A line without an
-id has its number as id, counted from 0, blank lines left out.
+A line is one JSON object. Candidates: {"id", "candidates"} and, where known, "source" and "text"
+(the candidate that was chosen), as ``diffusion-jax generate`` writes them; or {"recover",
+"reference", "source"} as DiffuSeq's sampler does, one candidate a line. References: {"trg"} and,
+where known, "id" and "src". A line without an id has its number as id, counted from 0, blank lines
+left out.
 """
 
 import json
@@ -23,6 +24,7 @@ class Entry(NamedTuple):
     source: str | None
     candidates: tuple[str, ...]
     reference: str | None
+    chosen: str | None = None
 
 
 MakeEntry = Callable[[Mapping[str, Any], str], Entry]
@@ -36,12 +38,15 @@ class AlignedTexts(NamedTuple):
         candidates: [S][C], the candidates of the first file first.
         references: [S].
         sources: [S], or None where no file has them.
+        chosen: [S], the candidates that were chosen; None unless there is one file, whose every
+            line says it.
     """
 
     ids: list[str]
     candidates: list[list[str]]
     references: list[str]
     sources: list[str] | None
+    chosen: list[str] | None = None
 
 
 def read_aligned(
@@ -67,6 +72,7 @@ def read_aligned(
     everything = {**files, truth_path: truth}
     sources = [_agreed(everything, id_, "source") for id_ in truth]
     references = [_agreed(everything, id_, "reference") for id_ in truth]
+    chosen = [next(iter(files.values()))[id_].chosen for id_ in truth] if len(files) == 1 else []
     return AlignedTexts(
         ids=list(truth),
         candidates=[
@@ -74,8 +80,14 @@ def read_aligned(
             for id_ in truth
         ],
         references=[reference for reference in references if reference is not None],
-        sources=[s for s in sources if s is not None] if None not in sources else None,
+        sources=_all_or_none(sources),
+        chosen=_all_or_none(chosen) or None,
     )
+
+
+def _all_or_none(texts: Sequence[str | None]) -> list[str] | None:
+    known = [text for text in texts if text is not None]
+    return known if len(known) == len(texts) else None
 
 
 def _references(
@@ -141,7 +153,10 @@ def _candidate_entry(row: Mapping[str, Any], place: str) -> Entry:
     if not texts or not candidates:
         raise UserError(f'{place}: "candidates" must be a list of one or more texts')
     source = _text(row, "source", place) if "source" in row else None
-    return Entry(source, tuple(candidates), None)
+    chosen = _text(row, "text", place) if "text" in row else None
+    if chosen is not None and chosen not in candidates:
+        raise UserError(f'{place}: "text" is none of the candidates; it must be the chosen one')
+    return Entry(source, tuple(candidates), None, chosen)
 
 
 def _reference_entry(row: Mapping[str, Any], place: str) -> Entry:

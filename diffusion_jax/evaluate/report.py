@@ -33,6 +33,7 @@ class Report:
         candidate_set: scores of the C candidates as a set; empty for C = 1.
         mbr: scores of the candidates chosen by minimum Bayes risk, where asked for.
         mbr_choice: index of the chosen candidate of each source, where asked for.
+        chosen: scores of the candidates that had been chosen before, where that is known.
         signatures: name of a metric to how exactly it was computed.
         versions: name of a package to its version.
     """
@@ -44,6 +45,7 @@ class Report:
     candidate_set: Scores
     mbr: Scores | None
     mbr_choice: tuple[int, ...] | None
+    chosen: Scores | None
     signatures: dict[str, str]
     versions: dict[str, str]
 
@@ -66,6 +68,7 @@ def evaluate_texts(
     preset: str = "standard",
     *,
     mbr: bool = False,
+    chosen: Sequence[str] | None = None,
     bertscore_model: str | None = None,
     mauve_model: str | None = None,
 ) -> Report:
@@ -77,6 +80,7 @@ def evaluate_texts(
         sources: where given, ``source_copy`` is the share of hypotheses that repeat their source.
         preset: "standard" or "diffuseq" (see ``diffusion_jax.evaluate.presets``).
         mbr: also choose among the candidates by the preset's rule, and score the choice.
+        chosen: the text of each source that was chosen before, by any rule; scored as well.
         bertscore_model: name of a model that BERTScore lists; adds ``bertscore``.
         mauve_model: name or directory of a model; adds ``mauve``.
 
@@ -105,6 +109,8 @@ def evaluate_texts(
     def score(texts: Sequence[str]) -> Scores:
         return {name: metric(texts, references) for name, metric in metrics.items()}
 
+    if chosen is not None:
+        _check_count("chosen texts", chosen, groups)
     choice = None
     if mbr:
         rule = rules.mbr
@@ -121,6 +127,7 @@ def evaluate_texts(
         ),
         mbr=score([group[i] for group, i in zip(groups, choice)]) if choice is not None else None,
         mbr_choice=tuple(choice) if choice is not None else None,
+        chosen=None if chosen is None else score([rules.clean_hypothesis(t) for t in chosen]),
         signatures=rules.signatures() | _model_signatures(bertscore_model, mauve_model),
         versions=_versions(bertscore_model, mauve_model),
     )

@@ -335,6 +335,10 @@ def test_bad_sources(refused, untrained, tmp_path):
         *command, sources(b'{"src": "a"}\n{"src"\n', "in.jsonl")
     )
     assert "no column 'src'" in refused(*command, sources(b'{"text": "a"}\n', "in.jsonl"))
+    twice = b'{"id": 1, "src": "a"}\n{"id": 1, "src": "b"}\n'
+    assert "the id 1 is there twice" in refused(*command, sources(twice, "in.jsonl"))
+    listed = b'{"id": [1], "src": "a"}\n'
+    assert "neither a text nor a whole number" in refused(*command, sources(listed, "in.jsonl"))
     assert "candidates" in refused(*command, sources(b"a\n"), "--candidates", "0")
     assert "at most 52" in refused(*command, sources(b"a\n"), "--max-target", "500")
     for name in ("in.csv", "in.json"):

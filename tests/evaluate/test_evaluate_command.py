@@ -138,6 +138,24 @@ def test_command_prints_a_table_and_writes_json(tmp_path, references, capsys):
     assert "is not overwritten" in capsys.readouterr().err
 
 
+def test_what_generate_chose_has_a_column_of_its_own(tmp_path, references, capsys):
+    rows = [{**row, "text": row["candidates"][1]} for row in generated((2, 1, 0))]
+    path, scores = write(tmp_path / "a.jsonl", rows), tmp_path / "scores.json"
+    arguments = ["evaluate", "--references", references, "--hypotheses"]
+    assert main([*arguments, path, "--output", str(scores)]) == 0
+    assert "chosen" in capsys.readouterr().out
+    record = json.loads(scores.read_text())
+    assert record["chosen"] == record["candidates"][1] != record["candidates"][0]
+    assert record["mbr"] is None
+    # A line without a choice, or a second file: then nothing was chosen of all that is there.
+    some = write(tmp_path / "b.jsonl", [*rows[:2], *generated((0,))])
+    assert read_aligned([some], references).chosen is None
+    assert read_aligned([path, some], references).chosen is None
+    rows[1]["text"] = "another"
+    with pytest.raises(UserError, match='line 2: "text" is none of the candidates'):
+        read_aligned([write(tmp_path / "c.jsonl", rows)], references)
+
+
 def test_command_says_bad_input_on_one_line(tmp_path, references, capsys):
     path = write(tmp_path / "a.jsonl", generated((0,)))
     assert main(["evaluate", "--hypotheses", path, "--references", references]) == 2

@@ -195,6 +195,31 @@ def test_generate_from_standard_input_and_json_lines(
     assert written(*generate_arguments(runs, lines, "-")) == typed
 
 
+def test_ids_of_the_input_go_through_to_the_evaluation(
+    generated, runs, sources, written, tmp_path, capsys
+):
+    rows = [
+        {"id": f"q\u00e9{9 - i}", "src": text, "trg": text}
+        for i, text in enumerate(sources.read_text(encoding="utf-8").splitlines()[:4])
+    ]
+    test, out = tmp_path / "test.jsonl", tmp_path / "out.jsonl"
+    test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(*generate_arguments(runs, test, out))
+    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert [json.loads(line)["id"] for line in lines] == [row["id"] for row in rows]
+    plain = [json.loads(line) for line in generated.splitlines()[:4]]
+    assert [json.loads(line)["candidates"] for line in lines] == [r["candidates"] for r in plain]
+    assert "rouge_l" in written("evaluate", "--hypotheses", out, "--references", test)
+    for cut in (lines[0] + lines[1][:9], lines[0] + lines[1][:30]):
+        out.write_text(cut, encoding="utf-8")
+        written(*generate_arguments(runs, test, out), "--resume")
+        assert out.read_text(encoding="utf-8") == "".join(lines)
+    # An unfinished line of another id is not ours to cut off.
+    out.write_text(lines[0] + lines[2][:30], encoding="utf-8")
+    assert main([*map(str, generate_arguments(runs, test, out)), "--resume"]) == 2
+    assert "unfinished line that is not output" in capsys.readouterr().err
+
+
 def test_later_batches_need_no_program_of_their_own(runs, sources, monkeypatch):
     writer = dj.Generator.from_checkpoint(runs["pair"], weights="ema", step=None)
     shapes = set()
