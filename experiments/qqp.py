@@ -1,17 +1,21 @@
 """DiffuSeq on Quora question pairs: paraphrasing (arXiv 2210.08933, table 1).
 
 Command: diffusion-jax train experiments/qqp.py --workdir runs/qqp --data.corpus train.jsonl
-    --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt [--scale small]
+    --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt [--scale small|base]
 Data: JSON lines {"src", "trg"} as DiffuSeq publishes them, 144,715 pairs; BERT's vocab.txt (30,522
     WordPieces, uncased; needs the extra `hf`). The small scale learns a SentencePiece vocabulary
     from the corpus instead.
-Hardware: full: four A100-class GPUs or a TPU host. small: two CPU cores.
-Time: full: about two days on four A100 in the original. small: 30 minutes on two cores.
+    base: the same data; small's recipe at the published network's size, written in 20 steps.
+Hardware: full: four A100-class GPUs or a TPU host. base: one of them. small: two CPU cores.
+Time: full: about two days on four A100 in the original. small: 30 minutes on two cores. base: not
+    run yet; its learning rate and steps are guesses.
 Published: 50,000 steps, global batch 8,192 (2,048 on each of four GPUs), lr 1e-4 falling linearly
     to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10 candidates and
     minimum Bayes risk: BLEU 0.2413, ROUGE-L 0.5880, BERTScore 0.8365, dist-1 0.9807; without, BLEU
     0.1847 (arXiv 2212.10325, table 1).
 """
+
+from dataclasses import replace
 
 from diffusion_jax.config import (
     DataConfig,
@@ -87,4 +91,22 @@ def config(scale: str = "full") -> ExperimentConfig:
             # Measured: benchmarks/results/steps.md.
             sample=SampleConfig(steps=20, noise_scale=0.7, time_shift=0.05, clamp="none"),
         )
-    raise ValueError(f'scale is {scale!r}; choose "full" or "small"')
+    if scale == "base":
+        full, small = config("full"), config("small")
+        return replace(
+            full,
+            name="qqp-base",
+            data=replace(full.data, length_bucket=16),
+            model=replace(
+                full.model,
+                dtype="bfloat16",
+                self_conditioning=True,
+                relative_positions="mixed",
+                length_head=True,
+            ),
+            diffusion=small.diffusion,
+            optim=replace(small.optim, learning_rate=3e-4, warmup_steps=2000),
+            train=replace(full.train, steps=100_000, batch_size=512, microbatches=1),
+            sample=small.sample,
+        )
+    raise ValueError(f'scale is {scale!r}; choose "full", "base" or "small"')

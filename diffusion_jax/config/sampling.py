@@ -1,6 +1,7 @@
 """The reverse process."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,9 +69,20 @@ class SampleConfig:
         """Check ranges, and refuse options that the chosen sampler would ignore."""
         require(self.steps >= 1, "sample.steps", self.steps, "at least 1")
         require(0.0 <= self.eta <= 1.0, "sample.eta", self.eta, "between 0 and 1")
-        require(self.guidance_scale >= 0, "sample.guidance_scale", self.guidance_scale, "0 or more")
+        require(
+            0.0 <= self.guidance_scale < math.inf,
+            "sample.guidance_scale",
+            self.guidance_scale,
+            "a number from 0",
+        )
         require(self.temperature > 0, "sample.temperature", self.temperature, "above 0")
         require(self.order in (1, 2, 3), "sample.order", self.order, "1, 2 or 3")
+        require(
+            self.order <= max(self.steps, 2),
+            "sample.order",
+            self.order,
+            f"at most 2 with {self.steps} steps: an order needs as many calls",
+        )
         require(
             0.0 <= self.time_shift < 1.0,
             "sample.time_shift",
@@ -112,7 +124,8 @@ class SampleConfig:
         """Return a copy with other values.
 
         Where they name another sampler, options that only the old one honours fall back to their
-        defaults unless they are given, too.
+        defaults unless they are given, too; where they ask for DiffuSeq-v2's published chain, all
+        that it settles falls back to what it is there.
         """
         sampler = options.get("sampler", self.sampler)
         if sampler != self.sampler:
@@ -120,20 +133,35 @@ class SampleConfig:
             if sampler == "dpm++" or (sampler == "ddim" and not options.get("eta")):
                 stale |= {"noise_bound", "noise_scale"}
             options = {name: _default(name) for name in stale} | options
+        if options.get("faithful_v2"):
+            published = {name: allowed[0] for name, allowed in _faithful(sampler).items()}
+            options = published | options
         return dataclasses.replace(self, **options)
 
     def _check_faithful(self) -> None:
-        for name, allowed in (
-            ("method", ("multistep",)),
-            ("spacing", ("trailing", "log_snr", "quadratic")),
-            ("time_shift", (0.0,)),
-        ):
+        for name, allowed in _faithful(self.sampler).items():
             require(
                 getattr(self, name) in allowed,
                 f"sample.{name}",
                 getattr(self, name),
                 f"{' or '.join(map(str, allowed))} with faithful_v2",
             )
+
+
+def _faithful(sampler: str) -> dict[str, tuple[Any, ...]]:
+    """Return what DiffuSeq-v2's published chains leave open, the usual value first."""
+    of_sampler = {
+        "ddpm": {"variance": ("fixed_large",)},
+        "dpm++": {"method": ("multistep",), "order": (2,)},
+    }
+    return {
+        **of_sampler.get(sampler, {}),
+        "spacing": ("trailing", "log_snr", "quadratic"),
+        "time_shift": (0.0,),
+        "guidance_scale": (1.0,),
+        "noise_scale": (1.0,),
+        "noise_bound": (0.0,),
+    }
 
 
 def _default(name: str) -> Any:

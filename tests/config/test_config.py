@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -19,6 +20,7 @@ from diffusion_jax.config_io import differences, from_json
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.spec import DenoiserConfig
 
+V2 = {"faithful_v2": True, "variance": "fixed_large"}
 REFUSED = [
     (DataConfig, {"corpus": ""}, "data.corpus"),
     (DataConfig, {"length": 4}, "data.length = 4"),
@@ -70,8 +72,14 @@ REFUSED = [
     (SampleConfig, {"sampler": "dpm++", "noise_bound": 2.0}, "draws no noise"),
     (SampleConfig, {"time_shift": 1.0}, "below 1"),
     (SampleConfig, {"sampler": "ddim", "faithful_v2": True}, "it is for ddpm and dpm++ only"),
-    (SampleConfig, {"faithful_v2": True, "time_shift": 0.1}, "0.0 with faithful_v2"),
-    (SampleConfig, {"faithful_v2": True, "spacing": "linspace"}, "with faithful_v2"),
+    (SampleConfig, {**V2, "time_shift": 0.1}, "0.0 with faithful_v2"),
+    (SampleConfig, {**V2, "spacing": "linspace"}, "with faithful_v2"),
+    (SampleConfig, {**V2, "noise_scale": 0.7}, "1.0 with faithful_v2"),
+    (SampleConfig, {**V2, "guidance_scale": 2.0}, "1.0 with faithful_v2"),
+    (SampleConfig, {"faithful_v2": True}, "fixed_large with faithful_v2"),
+    (SampleConfig, {"sampler": "dpm++", "faithful_v2": True, "order": 3}, "2 with faithful_v2"),
+    (SampleConfig, {"sampler": "dpm++", "order": 3, "steps": 2}, "at most 2 with 2 steps"),
+    (SampleConfig, {"guidance_scale": math.inf}, "a number from 0"),
     (DiffusionConfig, {"absorb_rate": 1.5}, "a probability"),
     (DiffusionConfig, {"mean_embed_penalty": -1.0}, "0 or more"),
     (SampleConfig, {"sampler": "ddim", "noise_bound": 2.0}, "draws no noise"),
@@ -103,7 +111,7 @@ def test_a_value_out_of_range_is_named(section, fields, message):
         ({"sample": SampleConfig(steps=3000)}, "at most diffusion.timesteps = 2000"),
         ({"diffusion": DiffusionConfig(self_cond_rate=0.5)}, "--model.self-conditioning"),
         ({"diffusion": DiffusionConfig(absorb_rate=0.5)}, "--model.mean-embed"),
-        ({"sample": SampleConfig(faithful_v2=True)}, "this model has no mean_embed"),
+        ({"sample": SampleConfig(**V2)}, "this model has no mean_embed"),
     ],
 )
 def test_sections_that_do_not_fit_together_are_refused(sections, message):
@@ -121,6 +129,13 @@ def test_another_sampler_brings_its_own_defaults():
         sampler="ddim", steps=2000, spacing="quadratic"
     )
     assert old.changed(steps=5).variance == "fixed_large"
+    tuned = SampleConfig(noise_scale=0.7, time_shift=0.05, noise_bound=2.0, steps=20)
+    assert tuned.changed(faithful_v2=True) == SampleConfig(**V2, steps=20)
+    assert tuned.changed(faithful_v2=True, sampler="dpm++") == SampleConfig(
+        faithful_v2=True, sampler="dpm++", steps=20
+    )
+    with pytest.raises(ValueError, match="time_shift"):
+        tuned.changed(faithful_v2=True, time_shift=0.1)
     with pytest.raises(UserError, match=r"sample.eta.*for ddim only"):
         old.changed(sampler="dpm++", eta=0.5)
 

@@ -56,6 +56,16 @@ def test_another_corpus_is_not_validated_on_the_files_of_this_one(tmp_path):
     assert validation("--data.corpus", "mine.txt", "--data.validation", "c.txt") == "b.txt"
 
 
+def test_the_recommended_recipe_has_the_published_size():
+    path = str(next(path for path in EXPERIMENTS if path.stem == "qqp"))
+    full, base, small = (load_experiment(path, scale) for scale in ("full", "base", "small"))
+    assert base.model.hidden_dim == full.model.hidden_dim
+    assert base.model.num_layers == full.model.num_layers
+    assert (base.sample, base.diffusion) == (small.sample, small.diffusion)
+    assert base.model.length_head
+    assert base.data.length_bucket > 0
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("scale", ["full", "small"])
 def test_our_experiments_are_configurations(path, scale):

@@ -54,6 +54,9 @@ def test_options_become_grids():
     equal_grids(make_grid(published, SCHEDULE), diffuseq_v2_grid(SCHEDULE, 5))
 
 
+V2 = {"faithful_v2": True, "variance": "fixed_large"}
+
+
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
@@ -66,7 +69,10 @@ def test_options_become_grids():
             around(dpm_solver(method="singlestep"), MU),
         ),
         ({"sampler": "dpm++", "faithful_v2": True}, dpm_solver(faithful_v2=True)),
-        ({"faithful_v2": True}, diffuseq_v2_ancestral(MU, variance="fixed_small")),
+        (
+            V2,
+            diffuseq_v2_ancestral(MU, variance="fixed_large"),
+        ),
     ],
 )
 def test_options_become_samplers(options, wanted):
@@ -158,7 +164,7 @@ def run(tmp_path_factory):
     "options",
     [
         {"sampler": "dpm++", "order": 3, "steps": 5, "time_shift": 0.1},
-        pytest.param({"faithful_v2": True, "steps": 5}, marks=pytest.mark.slow),
+        pytest.param({**V2, "steps": 5}, marks=pytest.mark.slow),
         pytest.param({"sampler": "dpm++", "faithful_v2": True, "steps": 5}, marks=pytest.mark.slow),
     ],
 )
@@ -173,6 +179,6 @@ def test_generation(run, options):
 
 
 def test_a_published_chain_takes_no_guide():
-    options = SampleConfig(faithful_v2=True)
+    options = SampleConfig(**V2)
     with pytest.raises(UserError, match="no guidance"):
         make_chain(None, None, SCHEDULE, options, make_guidance=lambda *a: None)
