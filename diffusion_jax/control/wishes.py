@@ -16,7 +16,7 @@ from diffusion_jax.text.control_targets import Target, check_target
 from diffusion_jax.text.labels import FREE, AttributeLabels, SpanLabels, TagLabels
 from diffusion_jax.text.templates import Layout, Template, encode_known, fill_row
 from diffusion_jax.text.tokenizers import Tokenizer
-from diffusion_jax.text.trees import parse_tree
+from diffusion_jax.text.trees import NO_TAG, UNARY, Tree, parse_tree
 
 # Field of a target -> task of the classifier that tells it.
 NEEDS = {"attributes": "attribute", "pos": "pos", "tree": "tree", "spans": "tree"}
@@ -139,6 +139,7 @@ def plan_wishes(
         spans = classifiers["tree"].labels_as(SpanLabels)
         if target.tree is not None:
             tree = parse_tree(target.tree)
+            _check_tags(tree, spans)
             chart = spans.encode(tree.spans, length, num_tokens=len(tree.tokens))
             wishes["tree"] = Wish(chart, options.tree_weight)
         else:
@@ -156,6 +157,22 @@ def plan_wishes(
             )
         wishes["keywords"] = Wish(np.asarray(ids, np.int32), options.keyword_weight)
     return wishes
+
+
+def _check_tags(tree: Tree, labels: SpanLabels) -> None:
+    """Raise UserError where a part of speech has the name of a constituent, and is likely meant so.
+
+    A bracket around one word is a part of speech unless Penn's labels say otherwise; a classifier
+    of another treebank knows others.
+    """
+    of_one_word = {(i, label.split(UNARY)[-1]) for i, end, label in tree.spans if i == end}
+    for place, (token, tag) in enumerate(zip(tree.tokens, tree.tags)):
+        if tag in labels.labels and tag != NO_TAG and (place, tag) not in of_one_word:
+            raise UserError(
+                f"({tag} {token}) in the tree is read as a part of speech, and {tag} is a "
+                f"constituent of the classifier; write ({tag} (X {token})) to ask for that, or "
+                f"{token} alone"
+            )
 
 
 def _keyword_ids(word: str, tokenizer: Tokenizer) -> list[int]:

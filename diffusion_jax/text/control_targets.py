@@ -164,6 +164,11 @@ def read_targets(path: str | Path) -> list[Target]:
             target = target_from_json(json.loads(line))
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: invalid JSON: {error}") from None
+        except RecursionError:
+            raise UserError(
+                f"{path}, line {number}: the JSON is nested too deeply; a target holds texts, "
+                "numbers and lists of them"
+            ) from None
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
         targets.append(target)

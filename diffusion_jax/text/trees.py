@@ -2,7 +2,9 @@
 
 A span is ``(start, end, label)`` in tokens, ``end`` inclusive. Unary chains are one span whose
 label joins theirs from the top down with ``::`` (as benepar and Diffusion-LM have it);
-part-of-speech brackets and the root ``TOP`` (or an unnamed one) are no spans.
+part-of-speech brackets and the root ``TOP`` (or an unnamed one) are no spans. A bracket around one
+word is a part of speech, ``(NN dog)``, unless its label is one of ``CONSTITUENTS``: ``(VP runs)``
+is what ``(VP (X runs))`` is, which also serves where a treebank has labels of its own.
 """
 
 import re
@@ -14,6 +16,17 @@ from diffusion_jax.errors import UserError
 Span = tuple[int, int, str]
 UNARY = "::"
 ROOTS = ("TOP", "ROOT", "")
+CONSTITUENTS = (
+    *("S", "SBAR", "SBARQ", "SINV", "SQ", "ADJP", "ADVP", "CONJP", "FRAG", "LST", "NAC", "NML"),
+    *("NP", "NX", "PP", "PRN", "PRT", "QP", "RRC", "UCP", "VP", "WHADJP", "WHADVP", "WHNP", "WHPP"),
+)
+"""Penn's constituents, without INTJ and X: those are also Universal parts of speech."""
+NO_TAG = "X"
+"""The tag of a word that stands in no bracket of its own."""
+MAX_DEPTH = 200
+"""Brackets within brackets; no sentence comes near, and Python's own limit is not far above."""
+# Penn writes functions behind the label: NP-SBJ, NP=2.
+_FUNCTION = re.compile(r"[-=].*")
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 
@@ -39,10 +52,10 @@ class _Node(NamedTuple):
 def parse_tree(text: str) -> Tree:
     """Read ``(S (NP (DT the) (NN pub)) ...)``.
 
-    A bracket may also hold several words directly: ``(NP the pub)``; their tags are then ``"X"``.
+    A constituent may also hold words directly: ``(NP the pub)``; their tags are then ``"X"``.
 
     Raises:
-        UserError: brackets do not match, or there is no word.
+        UserError: brackets do not match or are more than ``MAX_DEPTH`` deep, or there is no word.
     """
     root = _read(text)
     tokens: list[str] = []
@@ -59,7 +72,7 @@ def parse_tree(text: str) -> Tree:
         for child in node.children:
             if isinstance(child, str):
                 tokens.append(child)
-                tags.append("X")
+                tags.append(NO_TAG)
             elif _is_tag(child):
                 tokens.append(str(child.children[0]))
                 tags.append(child.label)
@@ -75,8 +88,9 @@ def parse_tree(text: str) -> Tree:
 
 
 def _is_tag(node: _Node) -> bool:
-    """Return whether a bracket holds one word and nothing else."""
-    return len(node.children) == 1 and isinstance(node.children[0], str)
+    """Return whether a bracket is a part of speech: one word, under no constituent's label."""
+    holds_a_word = len(node.children) == 1 and isinstance(node.children[0], str)
+    return holds_a_word and _FUNCTION.sub("", node.label) not in CONSTITUENTS
 
 
 def _read(text: str) -> _Node:
@@ -87,6 +101,11 @@ def _read(text: str) -> _Node:
     for match in _TOKEN.finditer(text):
         token = match.group()
         if token == "(":
+            if len(stack) > MAX_DEPTH:
+                raise UserError(
+                    f"the tree has more than {MAX_DEPTH} brackets within one another (at "
+                    f"character {match.start() + 1}); write a flatter one"
+                )
             stack[-1].children.append(node := _Node("", []))
             stack.append(node)
             expects_label = True

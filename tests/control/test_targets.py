@@ -1,9 +1,12 @@
 """What may be asked, and what is refused before anything is compiled."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from diffusion_jax.config import GuidanceConfig
+from diffusion_jax.control.wishes import Plan, plan_wishes
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.control_targets import (
     Target,
@@ -12,6 +15,7 @@ from diffusion_jax.text.control_targets import (
     read_targets,
     target_from_json,
 )
+from diffusion_jax.text.labels import NO_SPAN, SpanLabels
 from diffusion_jax.text.templates import (
     fill_row,
     keeps,
@@ -80,6 +84,22 @@ def test_a_target_survives_json():
     assert target_from_json(json.loads(json.dumps(target.to_json()))) == target
 
 
+def test_a_part_of_speech_that_may_be_meant_as_a_constituent_is_refused(tokenizer):
+    labels = SpanLabels((NO_SPAN, "INTJ", "S", "X", "XP"))
+    tells = {"tree": SimpleNamespace(labels_as=lambda kind: labels)}
+
+    def asked(tree):
+        plan = Plan(make_target(tree=tree))
+        return plan_wishes(plan, tells, tokenizer, 8, GuidanceConfig())["tree"].targets
+
+    with pytest.raises(UserError, match=r"write \(XP \(X a\)\) to ask for that, or a alone"):
+        asked("(S (XP a) b)")
+    assert asked("(S (XP (X a)) b)")[1, 1] == labels.labels.index("XP")
+    # Where the constituent is asked for, its word may be of that part of speech.
+    assert asked("(S (INTJ (INTJ a)) b)")[1, 1] == labels.labels.index("INTJ")
+    assert asked("(S (X a) (NN b))")[1, 1] == 0
+
+
 def test_published_formats():
     assert target_from_json(["customer", "rating", ":", "5", "out", "of", "5"]) == Target(
         attributes={"customer rating": "5 out of 5"}
@@ -103,6 +123,9 @@ def test_published_formats():
         ('["food", "thai"]', 'not \\["field", ":", "value"\\]'),
         ('{"spans": [[1, 2]]}', "is not \\[start, end, label\\]"),
         ("3", "a target is an object or a list"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 900 + "]" * 900, "is not|nested too deeply"),
+        (json.dumps({"tree": "(S " * 3000 + "a" + ")" * 3000}), "more than 200 brackets"),
     ],
 )
 def test_a_bad_line_of_a_file_is_named(tmp_path, line, message):

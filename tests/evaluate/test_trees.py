@@ -37,6 +37,29 @@ def test_bad_trees_are_named(text, message):
         parse_tree(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "tags", "spans"),
+    [
+        ("(S (NP a b) (VP c))", ("X", "X", "X"), ((0, 2, "S"), (0, 1, "NP"), (2, 2, "VP"))),
+        ("(S (NP-SBJ a) b)", ("X", "X"), ((0, 1, "S"), (0, 0, "NP-SBJ"))),
+        ("(S (VP a))", ("X",), ((0, 0, "S::VP"),)),
+        ("(TOP (S a))", ("X",), ((0, 0, "S"),)),
+        ("(S (NN a) (XP (X b)))", ("NN", "X"), ((0, 1, "S"), (1, 1, "XP"))),
+        ("(S (INTJ a) (-LRB- b))", ("INTJ", "-LRB-"), ((0, 1, "S"),)),
+    ],
+)
+def test_a_bracket_around_one_word_is_what_its_label_says(text, tags, spans):
+    tree = parse_tree(text)
+    assert (tree.tags, tree.spans) == (tags, spans)
+    assert parse_tree(format_tree(tree.tokens, spans, tags)) == tree
+
+
+def test_a_tree_is_only_so_deep():
+    assert parse_tree("(S " * 200 + "a" + ")" * 200).spans == ((0, 0, "::".join(["S"] * 200)),)
+    with pytest.raises(UserError, match="more than 200 brackets"):
+        parse_tree("(S " * 3000 + "a" + ")" * 3000)
+
+
 def test_crossing_spans_are_refused():
     check_nested([(0, 3, "S"), (0, 1, "NP"), (2, 3, "VP")], 4)
     with pytest.raises(UserError, match="cross"):

@@ -117,6 +117,7 @@ def test_pieces_of_a_word_share_its_label():
         ("pos", {"pos": ["DET", "NUON"]}, "did you mean 'NOUN'"),
         ("tree", {"spans": [[0, 7, "NP"]]}, "span 0:7 is not inside"),
         ("tree", {"tree": "(S (NP the swan)"}, "unbalanced"),
+        ("tree", {"tree": "(S " * 3000 + "a" + ")" * 3000}, "more than 200 brackets"),
         ("tree", {"tree": "(S a b c)"}, "the tree has 3 words, but the text 2"),
     ],
 )
