@@ -7,7 +7,7 @@ and spans need an annotator (the extra ``annotate``); without one their verdict 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from diffusion_jax.evaluate import trees
 from diffusion_jax.text.control_targets import ANY_TAG, MASK, Target
 from diffusion_jax.text.grammar import Grammar, load_grammar
 from diffusion_jax.text.grammar.sentence import Parse
+from diffusion_jax.text.labels import ABSENT
 from diffusion_jax.text.templates import encode_known, keeps, parse_template
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.trees import Span, join_spans, parse_tree
@@ -71,7 +72,12 @@ class Judge(Protocol):
 
 
 def make_judge(
-    corpus: str, tokenizer: Tokenizer, *, mask: str = MASK, annotator: Annotator | None = None
+    corpus: str,
+    tokenizer: Tokenizer,
+    *,
+    mask: str = MASK,
+    annotator: Annotator | None = None,
+    fields: Mapping[str, Sequence[str]] | None = None,
 ) -> Judge:
     """Return the judge of texts of a corpus.
 
@@ -80,11 +86,13 @@ def make_judge(
         tokenizer: of the model.
         mask: what marks holes in templates.
         annotator: tags and parses other texts.
+        fields: the attributes that other texts may have, with all their values; without them
+            nobody knows there whether one is absent.
     """
     if corpus.startswith("grammar:"):
         size = corpus.removeprefix("grammar:").partition("/")[0]
         return GrammarJudge(load_grammar(size), tokenizer, mask)
-    return TextJudge(tokenizer, mask, annotator)
+    return TextJudge(tokenizer, mask, annotator, fields or {})
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,11 @@ class GrammarJudge:
         parse = self.grammar.parse(text)
         verdict = _words_verdict(text, target, self.tokenizer, self.mask)
         holds, measures = verdict.holds, verdict.measures
-        said = {} if parse is None else parse.best.attributes
         if target.attributes:
-            holds["attributes"] = said.items() >= dict(target.attributes).items()
+            holds["attributes"] = parse is not None and all(
+                parse.best.attributes.get(name, ABSENT) == value
+                for name, value in target.attributes.items()
+            )
         pos = () if parse is None else parse.best.pos
         readings = [()] if parse is None else _readings(parse)
         wanted = target.tree_spans() or target.spans
@@ -128,20 +138,25 @@ class TextJudge:
         tokenizer: of the model.
         mask: of templates.
         annotator: tags and parses; None leaves structure unknown.
+        fields: attribute -> all its values; of others nobody knows whether they are absent.
     """
 
     tokenizer: Tokenizer
     mask: str = MASK
     annotator: Annotator | None = None
+    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __call__(self, text: str, target: Target) -> Verdict:
         """Judge one text."""
         verdict = _words_verdict(text, target, self.tokenizer, self.mask)
         holds, measures = verdict.holds, verdict.measures
         if target.attributes:
-            holds["attributes"] = slots.says_all(text, target.attributes)
-            found = all(slots.contains(text, value) for value in target.attributes.values())
-            measures["attributes_substring"] = float(found)
+            holds["attributes"] = slots.says_all(text, target.attributes, self.fields)
+            # Published success knows values that are said, not that none is.
+            values = [value for value in target.attributes.values() if value != ABSENT]
+            if values:
+                found = all(slots.contains(text, value) for value in values)
+                measures["attributes_substring"] = float(found)
         wants_structure = target.pos is not None or target.tree is not None or target.spans
         if wants_structure:
             annotation = Annotation(None, None)

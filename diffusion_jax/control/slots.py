@@ -3,11 +3,14 @@
 The published success rate of attributes asks whether the value is a substring of the text, so
 "low" is found in "yellow" and "Blue Spice" (the neighbour) counts as the name. The matcher here is
 stricter: whole words, the ways of E2E to say a price, a rating or friendliness, negation, and the
-neighbour told from the name. It is a matcher, not truth: unknown phrasings count as not said.
+neighbour told from the name. It is a matcher, not truth: unknown phrasings count as not said. A
+field is absent where none of its values is said.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from diffusion_jax.text.labels import ABSENT
 
 _NEAR = r"(?:near|nearby|close to|next to|beside|by|not far from|around|adjacent to|opposite)"
 _NOT = r"(?:not|no|isn ?' ?t|aren ?' ?t|non|never|n't|un|without|doesn ?' ?t)"
@@ -75,9 +78,28 @@ def contains(text: str, value: str) -> bool:
     return value in text
 
 
-def says_all(text: str, attributes: Mapping[str, str]) -> bool:
-    """Return whether a text says every attribute, see ``says``."""
-    return all(says(text, field, value) for field, value in attributes.items())
+def says_all(
+    text: str, attributes: Mapping[str, str], fields: Mapping[str, Sequence[str]]
+) -> bool | None:
+    """Return whether a text says every attribute, see ``says``; None where nobody knows.
+
+    Args:
+        text: tokens between spaces, in any case.
+        attributes: field -> value; ``absent`` asks that the field is not said.
+        fields: field -> all its values, by which it is known to be absent.
+    """
+    unknown = False
+    for field, value in attributes.items():
+        if value != ABSENT:
+            holds = says(text, field, value)
+        elif field in fields:
+            holds = not any(says(text, field, said) for said in fields[field] if said != ABSENT)
+        else:
+            unknown = True
+            continue
+        if not holds:
+            return False
+    return None if unknown else True
 
 
 def _has(text: str, pattern: str) -> bool:

@@ -29,6 +29,7 @@ from diffusion_jax.generate import Generator, check_batch_and_seed
 from diffusion_jax.models.base import Model
 from diffusion_jax.program import Program
 from diffusion_jax.text.control_targets import MASK, Target
+from diffusion_jax.text.labels import AttributeLabels
 from diffusion_jax.text.templates import keeps, layouts, parse_template
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.tokenizers.base import content_ids
@@ -210,6 +211,12 @@ class Controller:
         """Return the same model steered with other options (``config.GuidanceConfig`` fields)."""
         options = replace(self.options, **changes)
         return Controller.build(self.generator, self.classifiers, options, self.holes)
+
+    @property
+    def fields(self) -> Mapping[str, Sequence[str]]:
+        """The attributes that the classifier tells, with their values; {} without one."""
+        told = self.classifiers.get("attribute")
+        return {} if told is None else told.labels_as(AttributeLabels).fields
 
     @property
     def length(self) -> int:

@@ -172,7 +172,8 @@ class SpanLabels:
         if num_tokens is not None:
             chart[np.triu_indices(length)] = 0
         for start, end, label in spans:
-            number = lookup(label, self.labels, "constituent")
+            # No span has the first label, which says that there is none.
+            number = 1 + lookup(label, self.labels[1:], "constituent")
             if chart[start + 1, end + 1] not in (FREE, 0, number):
                 raise UserError(f"span {start}:{end} is given two labels")
             chart[start + 1, end + 1] = number

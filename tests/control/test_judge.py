@@ -122,6 +122,37 @@ def test_the_slot_matcher(text, field, value, said):
     assert says(text, field, value) is said
 
 
+def test_an_absent_attribute_is_one_that_the_parse_does_not_have(judge):
+    sentence = next(s for s in load_grammar("small").corpus(0, 50) if "food" not in s.attributes)
+    other = next(s for s in load_grammar("small").corpus(0, 50) if "food" in s.attributes)
+    (name, value), *_ = sentence.attributes.items()
+    target = make_target(attributes=["food=absent", f"{name}={value}"])
+    assert judge(sentence.text, target).all_hold()
+    absent = make_target(attributes=["food=absent"])
+    assert judge(other.text, absent).all_hold() is False
+    assert judge("the golden fox serves .", absent).all_hold() is False
+
+
+@pytest.mark.parametrize(
+    ("text", "attributes", "holds"),
+    [
+        ("The Mill is cheap .", ["food=absent"], True),
+        ("The Mill serves thai food .", ["food=absent"], False),
+        ("The Mill is cheap .", ["food=absent", "price=cheap"], True),
+        ("The Mill is cheap .", ["food=absent", "price=high"], False),
+        ("The Mill is cheap .", ["area=absent"], None),
+        ("The Mill is cheap .", ["area=absent", "food=thai"], False),
+    ],
+)
+def test_an_absent_attribute_is_one_of_which_no_value_is_said(tokenizer, text, attributes, holds):
+    fields = {"food": ("absent", "thai", "french"), "price": ("absent", "cheap", "high")}
+    judge = make_judge("e2e.txt", tokenizer, fields=fields)
+    verdict = judge(text, make_target(attributes=attributes))
+    assert verdict.holds == {"attributes": holds}
+    # The published rule is about what is said.
+    assert ("attributes_substring" in verdict.measures) == (len(attributes) > 1)
+
+
 def test_the_published_attribute_success_is_a_substring():
     assert contains("a yellow door", "low")
 

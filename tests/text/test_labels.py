@@ -138,6 +138,8 @@ def test_wishes_that_cannot_be_are_named():
     spans = SpanLabels(("-", "NP", "PP"))
     with pytest.raises(UserError, match="two labels"):
         spans.encode([(0, 1, "NP"), (0, 1, "PP")], L)
+    with pytest.raises(UserError, match=r"no constituent '-'; choose from: NP, PP$"):
+        spans.encode([(0, 1, "-")], L)
     with pytest.raises(UserError, match="not inside"):
         spans.encode([(3, 7, "NP")], L)
 
