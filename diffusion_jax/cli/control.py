@@ -23,7 +23,8 @@ class TargetOptions:
     """One target; several controls at once are composed.
 
     Attributes:
-        attribute: FIELD=VALUE, for example food=Italian; may be given several times.
+        attribute: FIELD=VALUE, for example food=Italian, or food=absent for what shall not be
+            said; may be given several times.
         length: tokens of the text.
         pos: one Universal POS tag for each token, "*" for any: "DET NOUN VERB * NOUN PUNCT".
         tree: a constituency tree in brackets; its words do not matter: "(S (NP a b) (VP c d))".
@@ -150,7 +151,12 @@ def main(arguments: Sequence[str]) -> int:
         targets,
         draws_noise=controller.config.sample.draws_noise,
     )
-    judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
+    judge = make_judge(
+        controller.config.data.corpus,
+        controller.tokenizer,
+        mask=command.holes.mask,
+        fields=controller.fields,
+    )
     options = controller.generator.options(
         seed=command.seed,
         num=command.num,

@@ -92,12 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     # What can be wrong is looked at before classifiers are trained.
     controller = load_controller(command)
     corpus = controller.config.data.corpus
-    judge = make_judge(
-        corpus,
-        controller.tokenizer,
-        mask=command.holes.mask,
-        annotator=_annotator(command, corpus),
-    )
+    annotator = _annotator(command, corpus)
     tasks = _tasks(command, controller)
     teachers = _teachers(command, tasks)
     if command.train_missing:
@@ -110,6 +105,13 @@ def main(arguments: Sequence[str]) -> int:
         controller.classifiers,
         [target for targets in tasks.values() for target in targets],
         draws_noise=controller.config.sample.draws_noise,
+    )
+    judge = make_judge(
+        corpus,
+        controller.tokenizer,
+        mask=command.holes.mask,
+        annotator=annotator,
+        fields=controller.fields,
     )
     run = Measurement(
         controller,

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffusion_jax import classifier_training
-from diffusion_jax.cli import evaluate_control, main
+from diffusion_jax.cli import control, evaluate_control, main
 from diffusion_jax.config import ClassifierRunConfig, GuidanceConfig
 from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.text.control_targets import read_targets
@@ -110,6 +110,23 @@ def test_bad_infill_and_measurement_are_refused(asked, untrained, capsys, compil
     command, *options = asked
     assert main([command, str(untrained), *options]) == 2
     assert capsys.readouterr().err.startswith("diffusion-jax: error: ")
+
+
+@pytest.mark.parametrize("name", ["control", "evaluate-control"])
+def test_the_judge_knows_the_values_by_which_a_field_is_absent(
+    name, untrained, controller, monkeypatch, capsys, tmp_path
+):
+    def make_judge(*arguments, fields, **options):
+        raise UserError(f"food is {', '.join(fields['food'])}")
+
+    monkeypatch.setattr("diffusion_jax.control.judge.make_judge", make_judge)
+    for module in (control, evaluate_control):
+        monkeypatch.setattr(module, "load_controller", lambda command: controller)
+    targets = tmp_path / "targets.jsonl"
+    spans = '"pos": "* *", "spans": [[0, 1, "NP"]]'
+    targets.write_text('{"attributes": {"food": "absent"}, ' + spans + "}\n")
+    assert main([name, str(untrained), "--targets", str(targets)]) == 2
+    assert "food is absent, " in capsys.readouterr().err
 
 
 @pytest.mark.slow
