@@ -9,6 +9,7 @@ import pytest
 from diffusion_jax import classifier_training
 from diffusion_jax.cli import control, evaluate_control, main
 from diffusion_jax.config import ClassifierRunConfig, GuidanceConfig
+from diffusion_jax.errors import UserError
 from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.text.control_targets import read_targets
 from diffusion_jax.workdir import Workdir
