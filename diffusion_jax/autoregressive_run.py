@@ -283,7 +283,7 @@ def train_autoregressive(
             bucket, batch_size = config.data.length_bucket, config.train.batch_size
             ends = bucket_ends(rows, tokenizer.pad_id, bucket, batch_size)
         check_same_data([rows, held_out])
-        start_run(directory, config, tokenizer, held, going_on=going_on)
+        start_run(directory, config, tokenizer, held, going_on=going_on, checksum=rows.checksum)
         report = report or ProgressReport()
         report.print(config.to_json().rstrip())
         report.print(f"training on {rows.report}")

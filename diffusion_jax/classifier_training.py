@@ -232,6 +232,7 @@ def train_classifier(
             base.tokenizer,
             held,
             going_on=going_on,
+            checksum=rows.checksum,
             labels=labels_to_json(labels),
         )
         report = report or ProgressReport()

@@ -120,11 +120,14 @@ def _open(
     )
 
 
-def _open_validation_corpus(data: DataConfig) -> Corpus | None:
-    if data.validation_size == 0:
-        return None
+def has_validation(data: DataConfig) -> bool:
+    """Return whether a run has texts to validate on: a corpus that was named, or a split."""
     has_splits = data.corpus.startswith(("grammar:", "tfds:"))
-    if not data.validation and not has_splits:
+    return data.validation_size != 0 and bool(data.validation or has_splits)
+
+
+def _open_validation_corpus(data: DataConfig) -> Corpus | None:
+    if not has_validation(data):
         return None
     if not data.validation:
         return _open(data, data.corpus, "validation", data.validation_size)
@@ -238,7 +241,14 @@ def train(
             )
         check_same_data([data.train, data.validation])
         # All that can be wrong with the input has been looked at: now the disk may change.
-        start_run(directory, config, data.tokenizer, held, going_on=going_on)
+        start_run(
+            directory,
+            config,
+            data.tokenizer,
+            held,
+            going_on=going_on,
+            checksum=data.train.checksum,
+        )
         report = report or ProgressReport()
         _describe(report, config, data, directory)
         generator_of = _generators(program, data.tokenizer)

@@ -197,6 +197,7 @@ def start_run(
     held: contextlib.ExitStack,
     *,
     going_on: bool,
+    checksum: int,
     labels: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep other runs out of the directory and write what a run begins with.
@@ -209,6 +210,7 @@ def start_run(
         tokenizer: text to ids.
         held: keeps the lock until the run has ended.
         going_on: whether the run has begun before.
+        checksum: of the rows that are learned from.
         labels: of a classifier, as JSON values.
     """
     with together():
@@ -219,7 +221,7 @@ def start_run(
             else:
                 if labels is not None:
                     directory.write_labels(labels)
-                directory.create(config, tokenizer)
+                directory.create(config, tokenizer, checksum=checksum)
     with together():
         directory.check_shared()
 

@@ -2,6 +2,7 @@
 
     workdir/config.json       the resolved configuration
             tokenizer/        plain files, see text.tokenizers
+            rows.json         checksum of the rows that are learned from
             checkpoints/N/    one per saved step, see scale.checkpoint
             metrics.jsonl     one line per logged step
             samples.jsonl     texts written during training
@@ -33,6 +34,7 @@ from diffusion_jax.config_io import Config, differences, read_json
 from diffusion_jax.errors import UserError
 from diffusion_jax.scale import lock
 from diffusion_jax.scale.checkpoint import CheckpointStore
+from diffusion_jax.text.files import check_local
 from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
 from diffusion_jax.timesteps import TimestepSampler
 from diffusion_jax.train.state import ema_name
@@ -53,6 +55,9 @@ RESUMABLE = (
     "name",
     "checkpoint",
     "data.cache",
+    # How it is computed, as for the mesh: the same to rounding.
+    "model.remat",
+    "model.attention_impl",
     "train.log_every",
     "train.validate_every",
     "train.preview_every",
@@ -64,7 +69,7 @@ RESUMABLE = (
     "sample.",
     "mesh.",
 )
-# Fields that may differ too where checkpoints tell whether the rows are the same.
+# Fields that may differ too where a checksum tells whether the rows are the same.
 MOVABLE = ("data.corpus", "data.data_dir", "data.validation", "data.validation_size")
 # What a start that was cut short may leave behind.
 _UNFINISHED_TOKENIZER = "tokenizer.tmp"
@@ -75,6 +80,7 @@ _LEFTOVERS = (
     "data",
     "labels.json",
     "labels.json.tmp",
+    "rows.json",
     lock.FILE,
 )
 
@@ -83,7 +89,12 @@ class Workdir:
     """Read and write a run directory."""
 
     def __init__(self, path: str | Path):
-        """Name the directory; nothing is read or created yet."""
+        """Name the directory; nothing is read or created yet.
+
+        Raises:
+            UserError: an address such as ``gs://bucket/run``, which would become a local directory.
+        """
+        check_local(path)
         self.path = Path(path)
 
     @property
@@ -100,6 +111,11 @@ class Workdir:
     def labels_file(self) -> Path:
         """Where a classifier keeps what it tells apart."""
         return self.path / "labels.json"
+
+    @property
+    def rows_file(self) -> Path:
+        """Where the checksum of the rows lies that the run was begun with."""
+        return self.path / "rows.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -134,8 +150,10 @@ class Workdir:
         """Keep other trainers out while the ``with`` lasts; raises UserError where one is in."""
         return lock.locked(self.path)
 
-    def create(self, config: AnyConfig, tokenizer: Tokenizer) -> None:
-        """Start a run: write configuration and tokenizer.
+    def create(
+        self, config: AnyConfig, tokenizer: Tokenizer, *, checksum: int | None = None
+    ) -> None:
+        """Start a run: write configuration, tokenizer and, where there are any, the rows' checksum.
 
         Raises:
             UserError: the directory is in use; nothing is overwritten.
@@ -149,6 +167,9 @@ class Workdir:
             shutil.rmtree(unfinished, ignore_errors=True)
             tokenizer.save(unfinished)
             os.replace(unfinished, self.tokenizer_dir)
+        if checksum is not None:
+            mark = json.dumps({"rows": data_mark(checksum)}) + "\n"
+            self.rows_file.write_text(mark, encoding="utf-8")
         # The configuration goes last and at once: its presence says that the run has begun.
         self.write_config(config)
 
@@ -227,8 +248,8 @@ class Workdir:
             unless_set: fields that are yet to be filled in; None there is no difference.
         """
         changed = differences(self.read_config(type(config)), config)
-        # With a checkpoint the rows have a checksum; where they come from is free then.
-        allowed = RESUMABLE + (MOVABLE if self.checkpoints().steps() else ())
+        # Where the rows have a checksum they may come from anywhere.
+        allowed = RESUMABLE + (MOVABLE if self._mark() is not None else ())
         refused = {
             name: (old, new)
             for name, (old, new) in changed.items()
@@ -256,15 +277,24 @@ class Workdir:
         return read_json(self.config_file, kind)
 
     def check_same_data(self, checksum: int) -> None:
-        """Raise UserError where the rows to learn from are not those of the newest checkpoint."""
-        store, mark = self.checkpoints(), data_mark(checksum)
-        begun_with = store.metadata().get("data") if store.steps() else None
+        """Raise UserError where the rows are not those that the run was begun with."""
+        begun_with, mark = self._mark(), data_mark(checksum)
         if begun_with not in (None, mark):
             raise UserError(
                 f"the training data is not what it was when {self.path} was begun (checksum of its "
                 f"rows {begun_with} then, {mark} now); bring it back, or choose another "
                 "--workdir"
             )
+
+    def _mark(self) -> str | None:
+        """Return the mark of the rows: of the newest checkpoint, or of the start; None without."""
+        store = self.checkpoints()
+        if store.steps() and (mark := store.metadata().get("data")) is not None:
+            return str(mark)
+        try:
+            return str(json.loads(self.rows_file.read_text(encoding="utf-8"))["rows"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def read_tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the run was trained with.

@@ -28,8 +28,8 @@ class PlanCommand:
         topology: chips, as v5e:4x4, v6e:16x16, v4:4x4x8, v5p:8x8x8, h100:8, a100:8 or gpu:8.
         scale: which size of the experiment.
         search: try meshes and rematerialisation policies, and rank them.
-        sampler: compile the sampler too.
-        largest_batch: find the largest batch that fits (one more compilation).
+        sampler: compile the sampler too (of a search: of the best).
+        largest_batch: find the largest batch that fits (one more compilation; likewise).
         output: also append the plan as a JSON line to this file.
         config: the experiment's fields.
     """
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
     config = ready_to_compile(command.config)
     if command.search:
-        plans = search(config, topology)
+        plans = search(config, topology, sampler=command.sampler, batches=command.largest_batch)
         for rank, plan in enumerate(plans, 1):
             print(f"{rank}. {'fits' if plan['fits'] else plan['advice']}")
             print("\n".join(lines(plan)[1:2]))

@@ -1,6 +1,7 @@
 """Compile the real training step and the real sampler for devices that need not be here."""
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -120,7 +121,8 @@ def compile_training(config: ExperimentConfig, mesh: Mesh) -> Compiled:
     arguments = (state, _rows(shape, mesh), _key(mesh))
     step = jit_train_step(program.train_step(), mesh, placed.shardings)
     flops = traced_flops(Program.build(config).train_step(), *arguments)
-    return _compile(step, arguments, flops, mesh)
+    again = (config.train.microbatches - 1) * _bytes_held(state.params)
+    return _compile(step, arguments, flops, mesh, read_again=again)
 
 
 def compile_sampler(config: ExperimentConfig, mesh: Mesh, batch_size: int) -> Compiled:
@@ -136,14 +138,17 @@ def compile_sampler(config: ExperimentConfig, mesh: Mesh, batch_size: int) -> Co
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=rows)
     batch = _rows((batch_size, config.data.length), mesh)
     arguments = (params, keys, batch["input_ids"], batch["noise_mask"])
-    return _compile(jax.jit(reverse), arguments, traced_flops(reverse, *arguments), mesh)
+    again = (config.sample.steps - 1) * _bytes_held(params)
+    flops = traced_flops(reverse, *arguments)
+    return _compile(jax.jit(reverse), arguments, flops, mesh, read_again=again)
 
 
 def largest_batch(config: ExperimentConfig, mesh: Mesh, memory: float, first: Compiled) -> int:
     """Estimate the largest global batch that fits, from the bytes that a row takes.
 
     Two compilations at different batches give the bytes per row; the answer is a multiple of what
-    every device must get, rounded down.
+    every device must get, rounded down. Where the compiler refuses, batches are halved until one
+    compiles, and that is the answer; 0 where none does.
 
     Args:
         config: complete.
@@ -160,6 +165,12 @@ def largest_batch(config: ExperimentConfig, mesh: Mesh, memory: float, first: Co
         other = 2 * batch
     changed = replace(config, train=replace(config.train, batch_size=other))
     second = compile_training(changed, mesh)
+    while second.peak_bytes is None and other > unit:
+        # A compiler that knows the memory says nothing of what does not fit: go on with less.
+        batch, first = other, second
+        other = max(unit, other // 2 // unit * unit)
+        changed = replace(config, train=replace(config.train, batch_size=other))
+        second = compile_training(changed, mesh)
     if first.peak_bytes is None or second.peak_bytes is None:
         fitting = [b for b, c in ((batch, first), (other, second)) if c.peak_bytes is not None]
         return max(fitting, default=0)
@@ -182,7 +193,18 @@ def _key(mesh: Mesh) -> Any:
     return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
 
-def _compile(function: Any, arguments: tuple[Any, ...], flops: int, mesh: Mesh) -> Compiled:
+def _bytes_held(tree: Any) -> int:
+    """Return the bytes that one device holds of abstract arrays."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _compile(
+    function: Any, arguments: tuple[Any, ...], flops: int, mesh: Mesh, *, read_again: int
+) -> Compiled:
+    """Compile; ``read_again`` are bytes that loops read beyond the first time."""
     try:
         compiled = function.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -204,7 +226,7 @@ def _compile(function: Any, arguments: tuple[Any, ...], flops: int, mesh: Mesh) 
         temporary_bytes=temporary,
         peak_bytes=peak,
         flops=flops,
-        memory_traffic=arguments_bytes + memory.output_size_in_bytes + 2 * temporary,
+        memory_traffic=arguments_bytes + memory.output_size_in_bytes + 2 * temporary + read_again,
         collectives=rows,
         sent_bytes=sum(row["sent_bytes"] for row in rows),
         certain=all(item.certain for item in found),

@@ -42,14 +42,29 @@ def roofline(compiled: Compiled, chip: Chip, num_chips: int) -> Roofline | None:
                     bound_by=bound_by)  # fmt: skip
 
 
+def within(compiled: Compiled, memory: float) -> bool:
+    """Return whether a program was compiled and holds no more than ``memory`` bytes a device."""
+    return compiled.fits and compiled.peak_bytes is not None and compiled.peak_bytes <= memory
+
+
 def advice(compiled: Compiled, memory: float, *, remat: str, fsdp: int, num_chips: int) -> str:
-    """Say what to change where a training step does not fit, or "" where it does."""
-    if compiled.fits and compiled.peak_bytes is not None and compiled.peak_bytes <= memory:
+    """Say what to change where a training step does not fit, or "" where it does.
+
+    Args:
+        compiled: the step.
+        memory: bytes of a chip.
+        remat: its rematerialisation policy.
+        fsdp: its fsdp axis.
+        num_chips: how long that axis can be: chips over the tensor axis.
+    """
+    if within(compiled, memory):
         return ""
     steps = []
     state = compiled.argument_bytes
-    if fsdp < num_chips and (state is None or state > memory / 2):
-        steps.append(f"--mesh.fsdp {min(num_chips, 4 * fsdp)} (cut the state into more pieces)")
+    longer = [n for n in range(fsdp + 1, num_chips + 1) if num_chips % n == 0]
+    longer = [n for n in longer if n <= 4 * fsdp] or longer[:1]
+    if longer and (state is None or state > memory / 2):
+        steps.append(f"--mesh.fsdp {longer[-1]} --mesh.data -1 (cut the state into more pieces)")
     if remat != "full":
         steps.append("--model.remat full (keep less for the backward pass)")
     steps.append("more --train.microbatches (fewer rows at a time)")

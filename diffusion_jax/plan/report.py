@@ -15,11 +15,13 @@ from diffusion_jax.plan.compiled import (
     compile_training,
     largest_batch,
     plan_mesh,
+    topology_devices,
 )
-from diffusion_jax.plan.estimate import SECONDS_PER_DAY, advice, roofline
+from diffusion_jax.plan.estimate import SECONDS_PER_DAY, advice, roofline, within
 from diffusion_jax.program import Program
 from diffusion_jax.scale.flops import train_flops
 
+MANY_CHIPS = 64
 GPU_NOTE = (
     "GPUs: compiled for as many CPU devices on the same mesh. Exact: bytes of the state, "
     "operations. The CPU compiler's: temporaries, collectives, bytes moved. Analytic: times, from "
@@ -73,7 +75,7 @@ def make_plan(
         chip.memory,
         remat=config.model.remat,
         fsdp=mesh.shape["fsdp"],
-        num_chips=topology.num_chips,
+        num_chips=topology.num_chips // mesh.shape["tensor"],
     )
     plan["fits"] = not memory_note
     plan["advice"] = memory_note
@@ -95,43 +97,75 @@ def make_plan(
         rows = -(-rows // topology.num_chips) * topology.num_chips
         chain = compile_sampler(config, mesh, rows)
         plan["sampler"] = {"rows": rows, "steps": config.sample.steps, **_record(chain, topology)}
+        if not within(chain, chip.memory):
+            plan["fits"] = False
+            plan["advice"] = memory_note or (
+                "training fits, the sampler does not: it holds all parameters on every chip; write "
+                "fewer rows at a time, or on chips with more memory (--no-sampler plans without)"
+            )
     if chip.platform == "gpu":
         plan["note"] = GPU_NOTE
     return plan
 
 
-def search(config: ExperimentConfig, topology: Topology) -> list[dict[str, Any]]:
-    """Plan every mesh and rematerialisation policy that the network allows, the best first.
+def search(
+    config: ExperimentConfig, topology: Topology, *, sampler: bool = False, batches: bool = False
+) -> list[dict[str, Any]]:
+    """Plan the training step on every mesh and policy of ``candidates``, the best first.
 
     Those that fit come first, by estimated step time without overlap; then those that do not.
+
+    Args:
+        config: with ``model.vocab_size`` set.
+        topology: the chips.
+        sampler: compile the sampler of the best one too.
+        batches: find the largest batch of the best one.
+
+    Raises:
+        UserError: there is no compiler for the topology, or no mesh fits the network and the batch.
     """
-    found = []
+    topology_devices(topology)  # What is wrong with them is wrong with every mesh.
+    found: list[tuple[ExperimentConfig, dict[str, Any]]] = []
+    refused = ""
     for candidate in candidates(config, topology.num_chips):
         try:
-            found.append(make_plan(candidate, topology, sampler=False, batches=False))
-        except UserError:
+            plan = make_plan(candidate, topology, sampler=False, batches=False)
+        except UserError as error:
             # This mesh does not divide the batch or the network.
+            refused = refused or str(error)
             continue
+        found.append((candidate, plan))
     if not found:
         raise UserError(
-            f"no mesh of {topology.num_chips} chips divides batch size {config.train.batch_size} "
-            "and the network; choose a batch that is a multiple of the chips"
+            f"no mesh of {topology.num_chips} chips suits batch size {config.train.batch_size} and "
+            f"the network; the first that was tried: {refused}"
         )
-    return sorted(found, key=lambda plan: (not plan["fits"], _seconds(plan)))
+    found.sort(key=lambda pair: (not pair[1]["fits"], _seconds(pair[1])))
+    if sampler or batches:
+        best = make_plan(found[0][0], topology, sampler=sampler, batches=batches)
+        found[0] = (found[0][0], best)
+    return [plan for _, plan in found]
 
 
 def candidates(config: ExperimentConfig, num_chips: int) -> Iterator[ExperimentConfig]:
-    """Yield the configurations that a search compiles: powers of two per axis, two policies."""
+    """Yield the configurations that a search compiles, the one that was given first.
+
+    Tensor axes are powers of two to 8 that divide the heads, fsdp axes powers of two and all that
+    is left; beyond MANY_CHIPS chips, where a compilation takes long, fewer. Each with every
+    rematerialisation policy.
+    """
+    yield config
     for tensor in (1, 2, 4, 8):
         if num_chips % tensor or config.model.num_heads % tensor:
             continue
         rest = num_chips // tensor
-        for fsdp in sorted({1, min(8, rest), min(32, rest), rest}):
-            if rest % fsdp:
-                continue
-            for remat in ("dots", "full"):
+        powers = (8, 32) if num_chips > MANY_CHIPS else (2, 4, 8, 16, 32, 64)
+        for fsdp in sorted({1, *(power for power in powers if rest % power == 0), rest}):
+            for remat in ("none", "dots", "full"):
                 mesh = replace(config.mesh, data=rest // fsdp, fsdp=fsdp, tensor=tensor)
-                yield replace(config, mesh=mesh, model=replace(config.model, remat=remat))
+                other = replace(config, mesh=mesh, model=replace(config.model, remat=remat))
+                if other != config:
+                    yield other
 
 
 def lines(plan: dict[str, Any]) -> list[str]:
@@ -155,7 +189,9 @@ def lines(plan: dict[str, Any]) -> list[str]:
             f"tokens/s, {run['model_flops_utilisation']:.0%} of the peak (an upper bound)"
         )
     if "largest_batch" in plan:
-        text.append(f"  largest batch that fits: about {plan['largest_batch']:,} rows")
+        rows = plan["largest_batch"]
+        said = f"about {rows:,} rows" if rows else "none that was compiled"
+        text.append(f"  largest batch that fits: {said}")
     if "sampler" in plan:
         chain = plan["sampler"]
         text += [f"sampler, {chain['rows']} rows, {chain['steps']} steps, per device:"]

@@ -24,7 +24,7 @@ def collect(roots: Iterable[str | Path]) -> list[Record]:
         if not files:
             raise UserError(f"{root} holds no results ({RESULT_FILE} in a directory per job)")
         for file in files:
-            record = _record(file.read_text(encoding="utf-8"), str(file))
+            record = _record(_text(file), str(file))
             records[str(record.get("job", file.parent.name))] = record
     return [records[name] for name in sorted(records)]
 
@@ -38,7 +38,7 @@ def read_records(path: str | Path) -> list[Record]:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"results file {path} does not exist; make one with sweep collect")
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = _text(file).splitlines()
     return [_record(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -59,6 +59,13 @@ def column(records: Iterable[Record], expression: str) -> list[float]:
             )
         values.append(float(parts[0]) - sum(map(float, parts[1:])))  # type: ignore[arg-type]
     return values
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text: {error}") from error
 
 
 def _record(text: str, where: str) -> Record:

@@ -43,6 +43,14 @@ def load_jobs(path: str, scale: str = "full") -> list[Job]:
         raise UserError(f"{path}: {detail}") from error
     if jobs is None:
         raise UserError(f"{path} has no function jobs(scale) that returns a list of sweep.Job")
+    if not jobs:
+        raise UserError(f"{path}: jobs({scale!r}) returns no job; it must list at least one")
+    for job in jobs:
+        if not isinstance(job, Job) or not isinstance(job.config, ExperimentConfig):
+            raise UserError(
+                f"{path}: jobs() lists {job!r}; every entry must be a sweep.Job(name, config) with "
+                "an ExperimentConfig"
+            )
     names = [job.name for job in jobs]
     for name in names:
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):

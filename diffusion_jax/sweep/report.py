@@ -10,6 +10,9 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.sweep.collect import Record, column
 from diffusion_jax.sweep.powerlaw import PowerLaw, fit_power_law, optimal_sizes
 
+DEFAULT_BUDGET = "budget"
+"""Field of runs that cost the same; a sweep without budgets has none."""
+
 
 def fit_records(
     records: Sequence[Record],
@@ -42,6 +45,15 @@ def fit_records(
     """
     if not records:
         raise UserError("there are no finished runs among the results")
+    if refits < 1 or seed < 0:
+        raise UserError(f"refits={refits} and seed={seed} must be at least 1 and 0")
+    lacking = [record.get("job") for record in records if budget and budget not in record]
+    if lacking and (budget != DEFAULT_BUDGET or len(lacking) < len(records)):
+        raise UserError(
+            f"{len(lacking)} of {len(records)} runs have no field {budget!r} (first: "
+            f"{lacking[0]}), and runs of one budget are compared; name the field that they share, "
+            'or none (--budget "")'
+        )
     xs, ys = column(records, x), column(records, y)
     report: dict[str, Any] = {
         "x": x,
@@ -49,7 +61,7 @@ def fit_records(
         "points": [{"job": r.get("job"), "x": a, "y": b} for r, a, b in zip(records, xs, ys)],
     }
     options: dict[str, Any] = {"refits": refits, "seed": seed}
-    if budget and all(budget in record for record in records):
+    if budget and not lacking:
         budgets, sizes = column(records, budget), column(records, size)
         for point, c, n in zip(report["points"], budgets, sizes):
             point |= {"budget": c, "size": n}

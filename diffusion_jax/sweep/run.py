@@ -15,7 +15,7 @@ import jax
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.evaluate.corpus_bound import corpus_bound
-from diffusion_jax.experiment import TrainResult, train
+from diffusion_jax.experiment import TrainResult, has_validation, train
 from diffusion_jax.program import Program
 from diffusion_jax.scale.flops import network_flops, train_flops
 from diffusion_jax.scale.mesh import make_mesh, place_batch
@@ -55,6 +55,17 @@ def run_jobs(
     Raises:
         UserError: a job cannot begin: bad configuration, or its directory is of another job.
     """
+    if bound_rows < 2 or bound_timesteps < 1:
+        raise UserError(
+            f"bound_rows={bound_rows} and bound_timesteps={bound_timesteps} must be at least 2 and "
+            "1: rows and timesteps of the likelihood bound"
+        )
+    for job in jobs:
+        if not has_validation(job.config.data):
+            raise UserError(
+                f"job {job.name!r} has no validation corpus, and a sweep compares validation "
+                "losses; give it data.validation"
+            )
     failed = []
     for number, job in enumerate(jobs, 1):
         where = Path(root) / job.name
@@ -93,8 +104,7 @@ def _measure(result: TrainResult, bound_rows: int, bound_timesteps: int) -> dict
     if int(state.step) < config.train.steps:
         return None
     held_out = result.data.validation
-    if held_out is None:
-        raise UserError("a sweep compares validation losses; give its jobs a validation corpus")
+    assert held_out is not None  # every job was asked before the first began
     program, params = Program.build(config), result.generator.params
     spec, length = config.model, config.data.length
     rows = config.train.steps * config.train.batch_size

@@ -16,6 +16,7 @@ def check_file(path: str | Path) -> Path:
     Raises:
         UserError: There is no such file, it is a directory, or it is empty.
     """
+    check_local(path)
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a directory; give the path of a file")
@@ -35,6 +36,15 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     path = check_file(path)
     with path.open("rb") as file:
         yield from _decoded(file, str(path))
+
+
+def check_local(path: str | Path) -> None:
+    """Raise UserError for the address of a bucket or a server; files and directories are local."""
+    if "://" in str(path):
+        raise UserError(
+            f"{path} is an address, and files are read and written where they can be seen as files "
+            "only; mount it (a bucket with gcsfuse, for example) and give the path"
+        )
 
 
 def read_input(path: str) -> Iterator[tuple[int, str]]:

@@ -1,10 +1,13 @@
-"""Cloud TPU slices by script: create, install, launch on all workers, collect, delete.
+"""Cloud TPU slices by script: create, install, mount, launch on all workers, collect, delete.
 
 Command: python experiments/tpu/pod.py create NAME --zone ZONE --type v5litepod-16 [--dry-run], then
-    install, launch (what follows -- runs on every worker), collect and delete, each with NAME and
-    --zone. Every command is printed before it is run; --dry-run only prints.
-Data: what the launched command names; put it into a bucket that the workers can read.
-Hardware: a Cloud TPU slice; here, the gcloud command, signed in and with a project.
+    install, mount (a share for all workers, at /mnt/shared), launch (what follows -- runs on every
+    worker), collect and delete, each with NAME and --zone. Every command is printed before it is
+    run; --dry-run only prints.
+Data: what the launched command names. Corpus and work directory belong on the share (NFS, as
+    Filestore has it): the workers write one checkpoint together, and a slice may be taken away.
+Hardware: a Cloud TPU slice and, for several workers, an NFS share in its network; here, the gcloud
+    command, signed in and with a project.
 Time: minutes to create and install. You pay from create to delete.
 Published: nothing. The commands were printed and read, not run: there was no TPU to try them on.
 """
@@ -30,6 +33,11 @@ INSTALL = (
     "cd $HOME/{folder} && VIRTUAL_ENV=$HOME/venv uv pip install -r requirements-tpu.txt"
 )
 FOLDER = "diffusion_jax_source"
+SHARED = "/mnt/shared"
+MOUNT = (
+    "sudo apt-get install -y nfs-common && sudo mkdir -p {shared} && "
+    "(mountpoint -q {shared} || sudo mount -t nfs {share} {shared}) && sudo chmod a+rwx {shared}"
+)
 
 
 def commands(options: argparse.Namespace) -> list[list[str]]:
@@ -55,6 +63,9 @@ def commands(options: argparse.Namespace) -> list[list[str]]:
         copy = [*tpu, "tpu-vm", "scp", "--recurse", options.source, f"{options.name}:{FOLDER}"]
         install = [*on_all, f"--command={INSTALL.format(folder=FOLDER)}"]
         return [[*copy, *where, "--worker=all"], install]
+    if options.action == "mount":
+        mount = MOUNT.format(share=shlex.quote(options.share), shared=SHARED)
+        return [[*on_all, f"--command={mount}"]]
     if options.action == "launch":
         if not options.command:
             raise SystemExit("nothing to launch; give the command after --")
@@ -108,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("status", parents=[every], help="see whether it is there")
     install = actions.add_parser("install", parents=[every], help="copy and install the source")
     install.add_argument("--source", default=".", help="directory of the source")
+    mount = actions.add_parser("mount", parents=[every], help=f"show all a share, at {SHARED}")
+    mount.add_argument("share", help="HOST:/SHARE, as of a Filestore instance")
     launch = actions.add_parser("launch", parents=[every], help="run what follows -- on all")
     launch.add_argument("--log", default="launch.log", help="file for its output, on each worker")
     collect = actions.add_parser("collect", parents=[every], help="bring files from worker 0")

@@ -73,6 +73,7 @@ def train_refused(refused, tmp_path):
         ("a.jsonl", b'{"text": "a"}\n[1]\n', [], "line 2: a JSON list, but must be an object"),
         ("a.jsonl", b'{"text": 3}\n', [], "column 'text' holds int"),
         ("a.parquet", b"PAR1", [], "unknown kind of file '.parquet'"),
+        ("no", None, ["--data.corpus", "gs://bucket/a.txt"], "gs://bucket/a.txt is an address"),
         ("a.txt", b"a b c\n", ["--data.task", "pair"], "holds single texts, not pairs"),
         (
             "long.jsonl",
@@ -165,6 +166,21 @@ def test_directories_in_use_are_left_alone(refused, run_copy, tmp_path):
     assert "Not a directory" in refused(*train, tmp_path / "mine" / "thesis.tex" / "run")
 
 
+def test_a_bucket_is_no_directory(refused, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = refused("train", FILE, "--scale", "text", "-w", "gs://bucket/run")
+    assert "gs://bucket/run is an address" in message
+    assert "is an address" in refused("sample", "gs://bucket/run")
+
+
+def test_other_rows_are_noticed_before_the_first_checkpoint(refused, run_copy):
+    path = run_copy()
+    shutil.rmtree(path / "checkpoints")
+    (path / "rows.json").write_text('{"rows": "12345678"}')
+    message = refused("train", FILE, "--scale", "text", "--resume", "-w", path)
+    assert "checksum of its rows 12345678 then" in message
+
+
 def test_files_in_a_directory_without_a_run_are_not_replaced(train_refused, refused, tmp_path):
     (tmp_path / "w" / "tokenizer").mkdir(parents=True)
     (tmp_path / "w" / "tokenizer" / "vocab.json").write_text('{"MY": "precious"}')
@@ -177,9 +193,13 @@ def test_a_finished_run_may_find_its_corpus_elsewhere_but_the_same(refused, run_
     # A difference is said before the corpus is opened, which is not there.
     message = refused(*resume, "--data.corpus", none, "--optim.learning-rate", "0.5")
     assert "optim.learning_rate: 0.01 -> 0.5" in message
-    assert "none.txt: no such file" in refused(*resume, "--data.corpus", none)
-    shutil.rmtree(path / "checkpoints")
+    # Nothing tells here what the rows were.
     assert "data.corpus: " in refused(*resume, "--data.corpus", none)
+    (path / "rows.json").write_text('{"rows": "12345678"}')
+    assert "none.txt: no such file" in refused(*resume, "--data.corpus", none)
+    (tmp_path / "other.txt").write_text("the pub is nice .\n" * 99)
+    other = refused(*resume, "--data.corpus", tmp_path / "other.txt")
+    assert "checksum of its rows 12345678 then" in other
 
 
 def test_numbers_and_files_of_single_commands(refused, untrained, run_copy, tmp_path):

@@ -34,6 +34,9 @@ def test_each_action(capsys):
     assert "scp" in copy
     assert "--worker=all" in install
     assert "requirements-tpu.txt" in install
+    (line,) = printed(capsys, "mount", *ZONE, "10.0.0.2:/files", "--dry-run")
+    assert "--worker=all" in line
+    assert "mount -t nfs 10.0.0.2:/files /mnt/shared" in line
     (line,) = printed(
         capsys, "launch", *ZONE, "--dry-run", "--", "diffusion-jax", "train", "a b.py"
     )

@@ -1,17 +1,30 @@
 """Sweeps: listing jobs, sharing them out, collecting, fitting."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from diffusion_jax.cli import main
+from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.errors import UserError
-from diffusion_jax.sweep import collect, fit_power_law, load_jobs, optimal_sizes, part_of
+from diffusion_jax.sweep import (
+    Job,
+    collect,
+    fit_power_law,
+    load_jobs,
+    optimal_sizes,
+    part_of,
+    run,
+)
 from diffusion_jax.sweep.report import fit_records
 
 X = np.geomspace(1e9, 1e12, 8)
-HEAD = "from diffusion_jax.sweep import Job\ndef jobs(scale):\n"
+HEAD = (
+    "from diffusion_jax.config import ExperimentConfig as Config\n"
+    "from diffusion_jax.sweep import Job\ndef jobs(scale):\n"
+)
 ISOFLOP = "experiments/scaling/isoflop.py"
 
 
@@ -95,8 +108,11 @@ BUCKETS = (
         ("x = 1\n", "no function jobs"),
         ("jobs = []\n", "no function jobs"),
         ("def jobs(scale):\n    raise ValueError('choose full')\n", "choose full"),
-        (HEAD + "    return [Job('a', None)] * 2\n", "two jobs"),
-        (HEAD + "    return [Job('../a', None)]\n", "job name"),
+        (HEAD + "    return [Job('a', Config())] * 2\n", "two jobs"),
+        (HEAD + "    return []\n", "returns no job"),
+        (HEAD + "    return ['a']\n", "lists 'a'; every entry must be a sweep.Job"),
+        (HEAD + "    return [Job('a', None)]\n", "config=None"),
+        (HEAD + "    return [Job('../a', Config())]\n", "job name"),
         (HEAD + BUCKETS, "arithmetic of full rows"),
     ],
 )  # fmt: skip
@@ -124,3 +140,26 @@ def test_collect_and_fit_from_the_command_line(tmp_path, capsys):
     assert main(["sweep", "fit", lines, "--y", "loss"]) == 2
     assert "no number 'loss'" in capsys.readouterr().err
     assert main(["sweep", "collect", str(tmp_path)]) == 2
+    for option, message in (
+        (["--refits", "0"], "refits=0"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--budget", "nosuch"], "7 of 7 runs have no field 'nosuch'"),
+    ):
+        assert main(["sweep", "fit", lines, "--y", "bound - h", *option]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "latin.jsonl").write_bytes(b'{"job": "\xe9"}\n')
+    assert main(["sweep", "fit", str(tmp_path / "latin.jsonl")]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_what_a_sweep_measures_with_is_looked_at_before_the_first_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("was trained"))
+    config = ExperimentConfig()
+    assert config.data.corpus.startswith("grammar:")
+    with pytest.raises(UserError, match="bound_rows=1"):
+        run.run_jobs([Job("a", config)], tmp_path, bound_rows=1)
+    with pytest.raises(UserError, match="bound_timesteps=0"):
+        run.run_jobs([Job("a", config)], tmp_path, bound_timesteps=0)
+    blind = replace(config, data=replace(config.data, validation_size=0))
+    with pytest.raises(UserError, match="'b' has no validation corpus"):
+        run.run_jobs([Job("a", config), Job("b", blind)], tmp_path)
