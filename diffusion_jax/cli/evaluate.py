@@ -21,8 +21,9 @@ class EvaluateCommand:
 
     Candidates are lines {"id", "source", "candidates"} (what generate writes; with --mbr also the
     chosen {"text"}, which has a column of its own) or {"recover", "reference", "source"} (what
-    DiffuSeq writes). References are lines {"src", "trg"} or {"id",
-    "trg"}; without an id, the line number counts, from 0. Everything is aligned by id.
+    DiffuSeq writes). References are lines {"src", "trg"} or {"id", "trg"}; without an id, the line
+    number counts, from 0. Everything is aligned by id. Where a source has several references,
+    "trg" is a list.
 
     Example: diffusion-jax evaluate --hypotheses out.jsonl --references test.jsonl --mbr
 

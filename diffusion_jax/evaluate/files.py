@@ -2,9 +2,9 @@
 
 A line is one JSON object. Candidates: {"id", "candidates"} and, where known, "source" and "text"
 (the candidate that was chosen), as ``diffusion-jax generate`` writes them; or {"recover",
-"reference", "source"} as DiffuSeq's sampler does, one candidate a line. References: {"trg"} and,
-where known, "id" and "src". A line without an id has its number as id, counted from 0, blank lines
-left out.
+"reference", "source"} as DiffuSeq's sampler does, one candidate a line. References: {"trg"}, a text
+or a list of them, and, where known, "id" and "src". A line without an id has its number as id,
+counted from 0, blank lines left out.
 """
 
 import json
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
     source: str | None
     candidates: tuple[str, ...]
-    reference: str | None
+    reference: str | tuple[str, ...] | None
     chosen: str | None = None
 
 
@@ -36,7 +36,7 @@ class AlignedTexts(NamedTuple):
     Attributes:
         ids: [S].
         candidates: [S][C], the candidates of the first file first.
-        references: [S].
+        references: [S], each a text or several.
         sources: [S], or None where no file has them.
         chosen: [S], the candidates that were chosen; None unless there is one file, whose every
             line says it.
@@ -44,7 +44,7 @@ class AlignedTexts(NamedTuple):
 
     ids: list[str]
     candidates: list[list[str]]
-    references: list[str]
+    references: list[str | tuple[str, ...]]
     sources: list[str] | None
     chosen: list[str] | None = None
 
@@ -70,7 +70,7 @@ def read_aligned(
         _check_size(path, entries)
         _check_same_ids(path, entries, truth_path, truth)
     everything = {**files, truth_path: truth}
-    sources = [_agreed(everything, id_, "source") for id_ in truth]
+    sources: list[str | None] = [_agreed(everything, id_, "source") for id_ in truth]
     references = [_agreed(everything, id_, "reference") for id_ in truth]
     chosen = [next(iter(files.values()))[id_].chosen for id_ in truth] if len(files) == 1 else []
     return AlignedTexts(
@@ -161,7 +161,12 @@ def _candidate_entry(row: Mapping[str, Any], place: str) -> Entry:
 
 def _reference_entry(row: Mapping[str, Any], place: str) -> Entry:
     source = _text(row, "src", place) if "src" in row else None
-    return Entry(source, (), _text(row, "trg", place))
+    several = row.get("trg")
+    if not isinstance(several, list):
+        return Entry(source, (), _text(row, "trg", place))
+    if not several or not all(isinstance(text, str) for text in several):
+        raise UserError(f'{place}: "trg" must be a text, or a list of one or more')
+    return Entry(source, (), tuple(several))
 
 
 def _text(row: Mapping[str, Any], name: str, place: str) -> str:
@@ -209,16 +214,20 @@ def _some(ids: Sequence[str]) -> str:
     return ", ".join(ids[:_IDS_SHOWN]) + (" ..." if len(ids) > _IDS_SHOWN else "")
 
 
-def _agreed(files: Mapping[str, Mapping[str, Entry]], id_: str, field: str) -> str | None:
+def _agreed(files: Mapping[str, Mapping[str, Entry]], id_: str, field: str) -> Any:
     """Return what the files say about a source or reference; they must not say different things."""
     first_path, agreed = "", None
     for path, entries in files.items():
         said = getattr(entries[id_], field)
         if agreed is None:
             first_path, agreed = path, said
-        elif said is not None and said.split() != agreed.split():
+        elif said is not None and _words(said) != _words(agreed):
             raise UserError(
                 f"id {id_}: the {field} is {agreed!r} in {first_path}, but {said!r} in {path}; "
                 "the files are not of the same sources"
             )
     return agreed
+
+
+def _words(said: str | tuple[str, ...]) -> list[list[str]]:
+    return [text.split() for text in ([said] if isinstance(said, str) else said)]

@@ -7,6 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.evaluate.overlap import References, reference_groups
 
 # What DiffuSeq's tables are computed with, and MAUVE's own default.
 BERTSCORE_MODEL = "microsoft/deberta-xlarge-mnli"
@@ -14,9 +15,11 @@ MAUVE_MODEL = "gpt2-large"
 
 
 def bertscore(
-    hypotheses: Sequence[str], references: Sequence[str], model: str = BERTSCORE_MODEL
+    hypotheses: Sequence[str], references: References, model: str = BERTSCORE_MODEL
 ) -> float:
     """Return the mean F1 of BERTScore (Zhang et al. 2020), without idf or rescaling.
+
+    Of several references the nearest counts.
 
     Raises:
         UserError: the package or the model is missing.
@@ -41,8 +44,8 @@ def bertscore(
     return float(np.asarray(f1, dtype=np.float64).mean())
 
 
-def mauve(hypotheses: Sequence[str], references: Sequence[str], model: str = MAUVE_MODEL) -> float:
-    """Return MAUVE (Pillutla et al. 2021) between the hypotheses and the references, as two sets.
+def mauve(hypotheses: Sequence[str], references: References, model: str = MAUVE_MODEL) -> float:
+    """Return MAUVE (Pillutla et al. 2021) between the hypotheses and all references, as two sets.
 
     Raises:
         UserError: the package or the model is missing.
@@ -50,7 +53,7 @@ def mauve(hypotheses: Sequence[str], references: Sequence[str], model: str = MAU
     package = _package("mauve", "MAUVE")
     try:
         result = package.compute_mauve(
-            p_text=list(references),
+            p_text=[text for group in reference_groups(references) for text in group],
             q_text=list(hypotheses),
             featurize_model_name=model,
             verbose=False,

@@ -18,15 +18,18 @@ import numpy as np
 
 from diffusion_jax.evaluate.diversity import distinct_n, div_n, mean_length, self_bleu
 from diffusion_jax.evaluate.overlap import (
+    References,
     corpus_bleu,
     corpus_chrf,
     exact_match,
     mean_sentence_utility,
+    reference_columns,
+    reference_groups,
     rouge_l,
 )
 from diffusion_jax.mbr import RULES, Rule
 
-TextMetric = Callable[[Sequence[str], Sequence[str]], float]
+TextMetric = Callable[[Sequence[str], References], float]
 SetMetric = Callable[[Sequence[Sequence[str]]], float]
 
 
@@ -37,10 +40,10 @@ class Preset:
     Attributes:
         clean_hypothesis: applied to each hypothesis first.
         clean_given: applied to each reference and source first.
-        metrics: name to a function of hypotheses [S] and references [S].
+        metrics: name to a function of hypotheses [S] and references [S], one or several each.
         set_metrics: name to a function of candidates [S][C], for C >= 2.
         mbr: how a candidate is chosen.
-        signatures: name of a metric to what must be said with its number.
+        signatures: references [S] to: name of a metric to what must be said with its number.
     """
 
     clean_hypothesis: Callable[[str], str]
@@ -48,7 +51,7 @@ class Preset:
     metrics: Mapping[str, TextMetric]
     set_metrics: Mapping[str, SetMetric]
     mbr: Rule
-    signatures: Callable[[], dict[str, str]]
+    signatures: Callable[[References], dict[str, str]]
 
 
 def _clean_standard(text: str) -> str:
@@ -72,14 +75,16 @@ def _of_hypotheses(metric: Callable[[Sequence[str]], float]) -> TextMetric:
     return lambda hypotheses, _: metric(hypotheses)
 
 
-def _standard_signatures() -> dict[str, str]:
+def _standard_signatures(references: References) -> dict[str, str]:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     bleu, chrf, sentence = BLEU(), CHRF(), BLEU(effective_order=True)
     # A signature knows the number of references only after a score.
-    for metric in (bleu, chrf, sentence):
-        metric.corpus_score(["a"], [["a"]])
+    columns = reference_columns([["a"] * len(group) for group in reference_groups(references)])
+    for metric in (bleu, chrf):
+        metric.corpus_score(columns[0], columns)
+    sentence.corpus_score(["a"], [["a"]])
     return {
         "bleu": str(bleu.get_signature()),
         "chrf": str(chrf.get_signature()),
@@ -87,7 +92,7 @@ def _standard_signatures() -> dict[str, str]:
     }
 
 
-def _diffuseq_signatures() -> dict[str, str]:
+def _diffuseq_signatures(_: References) -> dict[str, str]:
     bleu = "mean sentence BLEU, NLTK 3.7 to 3.10, smoothing method 4, tokens between blanks"
     return {"bleu": bleu, "self_bleu": f"{bleu}, candidate i against j for i < j"}
 

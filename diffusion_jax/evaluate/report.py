@@ -12,8 +12,8 @@ import numpy as np
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.model_scores import bertscore, mauve
-from diffusion_jax.evaluate.overlap import exact_match
-from diffusion_jax.evaluate.presets import PRESETS, TextMetric
+from diffusion_jax.evaluate.overlap import References, exact_match, reference_groups
+from diffusion_jax.evaluate.presets import PRESETS, Preset, TextMetric
 from diffusion_jax.mbr import mbr_select
 from diffusion_jax.mbr.utilities import check_groups
 from diffusion_jax.version import __version__
@@ -63,7 +63,7 @@ class Report:
 
 def evaluate_texts(
     hypotheses: Sequence[str] | Sequence[Sequence[str]],
-    references: Sequence[str],
+    references: References,
     sources: Sequence[str] | None = None,
     preset: str = "standard",
     *,
@@ -76,7 +76,7 @@ def evaluate_texts(
 
     Args:
         hypotheses: one text for each of S sources, or C candidates for each.
-        references: one text for each source.
+        references: one text for each source, or a list of one or more.
         sources: where given, ``source_copy`` is the share of hypotheses that repeat their source.
         preset: "standard" or "diffuseq" (see ``diffusion_jax.evaluate.presets``).
         mbr: also choose among the candidates by the preset's rule, and score the choice.
@@ -88,8 +88,9 @@ def evaluate_texts(
         The report.
 
     Raises:
-        UserError: the counts differ, there is nothing to score, ``mbr`` for a single candidate, no
-            such preset, or a package or model is missing.
+        UserError: the counts differ, there is nothing to score, a source has no reference, or
+            several that the preset does not know, ``mbr`` for a single candidate, no such preset,
+            or a package or model is missing.
     """
     if preset not in PRESETS:
         raise UserError(f"no preset is called {preset!r}; there is: {', '.join(PRESETS)}")
@@ -98,7 +99,7 @@ def evaluate_texts(
     check_groups(groups)
     _check_count("references", references, groups)
     groups = [[rules.clean_hypothesis(text) for text in group] for group in groups]
-    references = [rules.clean_given(text) for text in references]
+    references = _clean_references(references, rules)
     metrics = dict(rules.metrics)
     if sources is not None:
         _check_count("sources", sources, groups)
@@ -128,12 +129,20 @@ def evaluate_texts(
         mbr=score([group[i] for group, i in zip(groups, choice)]) if choice is not None else None,
         mbr_choice=tuple(choice) if choice is not None else None,
         chosen=None if chosen is None else score([rules.clean_hypothesis(t) for t in chosen]),
-        signatures=rules.signatures() | _model_signatures(bertscore_model, mauve_model),
+        signatures=rules.signatures(references) | _model_signatures(bertscore_model, mauve_model),
         versions=_versions(bertscore_model, mauve_model),
     )
 
 
-def _check_count(what: str, texts: Sequence[str], groups: Sequence[Sequence[str]]) -> None:
+def _clean_references(references: References, rules: Preset) -> References:
+    """Return cleaned references; plain texts, where no source has several."""
+    cleaned = [[rules.clean_given(text) for text in g] for g in reference_groups(references)]
+    if not all(cleaned):
+        raise UserError("a source has an empty list of references; give one or more")
+    return [g[0] for g in cleaned] if all(len(g) == 1 for g in cleaned) else cleaned
+
+
+def _check_count(what: str, texts: References, groups: Sequence[Sequence[str]]) -> None:
     if isinstance(texts, str):
         raise UserError(f"{what} must be a list of texts, not one text")
     if len(texts) != len(groups):

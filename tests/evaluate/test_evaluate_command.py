@@ -112,6 +112,21 @@ def test_more_bad_files(tmp_path, references):
         read_aligned([broken], references)
 
 
+def test_a_source_may_have_several_references(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", generated())
+    rows = [{"trg": [REFERENCES[0], "what is ai"]}, {"trg": REFERENCES[1]}, {"trg": ["it"]}]
+    references = write(tmp_path / "references.jsonl", rows)
+    expected = [(REFERENCES[0], "what is ai"), REFERENCES[1], ("it",)]
+    assert read_aligned([path], references).references == expected
+    arguments = ["evaluate", "--hypotheses", path, "--references", references, "--output", "-"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"][0]["exact_match"] == 1.0
+    for wrong in ([], ["it", 3]):
+        references = write(tmp_path / "references.jsonl", [*rows[:2], {"trg": wrong}])
+        with pytest.raises(UserError, match=r"line 3: .* a list of one or more"):
+            read_aligned([path], references)
+
+
 def test_files_of_other_sources_are_refused(tmp_path):
     rows = published(1)
     rows[2]["source"] = "another question"

@@ -86,6 +86,23 @@ def test_standard_scores_are_the_library_s():
     assert json.loads(json.dumps(report.to_dict()))["num_candidates"] == 2
 
 
+def test_every_reference_of_a_source_counts():
+    hypotheses = ["a cat sat down", "who is she ?"]
+    several = [["the cat sat", "a cat sat down"], ["who is he ?"]]
+    scores = evaluate_texts(hypotheses, several).candidates[0]
+    filled = [[group[0] for group in several], [group[-1] for group in several]]
+    # A reference that is there twice counts once.
+    assert scores["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, filled).score)
+    assert scores["chrf"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses, filled).score)
+    assert scores["rouge_l"] == pytest.approx((1 + 2 / 3) / 2)
+    assert scores["exact_match"] == 0.5
+    one = evaluate_texts(hypotheses, [[group[0]] for group in several])
+    assert one.candidates == evaluate_texts(hypotheses, filled[0]).candidates
+    assert one.candidates[0]["bleu"] < scores["bleu"]
+    assert "nrefs:1" in one.signatures["bleu"]
+    assert "nrefs:var" in evaluate_texts(hypotheses, several).signatures["bleu"]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_identical_candidates_change_nothing(preset):
     column = [group[0] for group in CANDIDATES]
@@ -117,6 +134,8 @@ def test_source_copy():
         ((["a"], ["a"], ["x", "y"]), {}, "2 sources, but hypotheses for 1"),
         (([], []), {}, "no candidates"),
         ((["a"], "a"), {}, "must be a list"),
+        ((["a"], [[]]), {}, "an empty list of references"),
+        ((["a"], [["a", "b"]]), {"preset": "diffuseq"}, "one reference a source"),
         ((["a"], ["a"]), {"mbr": True}, "at least two"),
         ((["a"], ["a"]), {"preset": "bleu"}, "there is: standard, diffuseq"),
     ],
@@ -157,6 +176,10 @@ def test_model_scores_call_the_packages_as_published(monkeypatch):
     assert not options["idf"]
     assert not options["rescale_with_baseline"]
     assert calls["mauve"]["p_text"] == ["c", "d"]
+    several = [["c", "e"], ["d"]]
+    evaluate_texts(["a", "b"], several, bertscore_model="M", mauve_model="N")
+    assert calls["bertscore"][1] == several
+    assert calls["mauve"]["p_text"] == ["c", "e", "d"]
     assert calls["mauve"]["featurize_model_name"] == "N"
     assert report.signatures["bertscore"] == "model M"
 
