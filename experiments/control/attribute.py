@@ -29,6 +29,7 @@ PUBLISHED = (
 )
 
 if __name__ == "__main__":
-    task = () if "--targets" in sys.argv else ("--task", "attribute")
+    targets = any(word.partition("=")[0] == "--targets" for word in sys.argv)
+    task = () if targets else ("--task", "attribute")
     options = ("--train-missing", *SAMPLING, *PUBLISHED, *sys.argv[1:])
     sys.exit(entry(["evaluate-control", *task, *options]))

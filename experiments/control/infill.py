@@ -20,5 +20,6 @@ SAMPLING = ("--sampler", "ddim", "--eta", "1", "--steps", "200", "--clamp", "all
 PUBLISHED = ()
 
 if __name__ == "__main__":
-    task = () if "--targets" in sys.argv else ("--task", "infill")
+    targets = any(word.partition("=")[0] == "--targets" for word in sys.argv)
+    task = () if targets else ("--task", "infill")
     sys.exit(entry(["evaluate-control", *task, *SAMPLING, *PUBLISHED, *sys.argv[1:]]))

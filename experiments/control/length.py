@@ -31,5 +31,6 @@ PUBLISHED = (
 )
 
 if __name__ == "__main__":
-    task = () if "--targets" in sys.argv else ("--task", "length")
+    targets = any(word.partition("=")[0] == "--targets" for word in sys.argv)
+    task = () if targets else ("--task", "length")
     sys.exit(entry(["evaluate-control", *task, *SAMPLING, *PUBLISHED, *sys.argv[1:]]))

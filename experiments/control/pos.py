@@ -29,6 +29,7 @@ PUBLISHED = (
 )
 
 if __name__ == "__main__":
-    task = () if "--targets" in sys.argv else ("--task", "pos")
+    targets = any(word.partition("=")[0] == "--targets" for word in sys.argv)
+    task = () if targets else ("--task", "pos")
     options = ("--train-missing", *SAMPLING, *PUBLISHED, *sys.argv[1:])
     sys.exit(entry(["evaluate-control", *task, *options]))
