@@ -7,6 +7,7 @@ Command: diffusion-jax train experiments/anlg_infill.py --workdir runs/stories
 Data: ROCStories to train (handed out on registration by its authors) and aNLG's lines
     {"obs1", "obs2", "hyps": [...]}, tokenised with spaces, to infill; 1,780 are in the original's
     dev set, 3,561 in its test set. Lines with words outside the vocabulary are counted, left out.
+    Of the hyps of a line, which are its references, the nearest counts.
 Hardware: full: one A100-class GPU or a TPU host. small: two CPU cores.
 Time: full: training about 20 hours on one A100 in the original. small: 30 minutes on two cores.
 Published: BLEU-4 7.1, ROUGE-L 28.3, CIDEr 30.7, BERTScore 89.0 (autoregressive 6.7 / 27.0 / 26.9 /
@@ -20,21 +21,32 @@ import argparse
 import json
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from diffusion_jax.cli import fail
 from diffusion_jax.cli import main as run_command
 from diffusion_jax.config import ExperimentConfig
 from diffusion_jax.errors import UserError
+from diffusion_jax.text.control_targets import Target, make_target
+from diffusion_jax.text.readers import read_jsonl
 
 
 def config(scale: str = "full") -> ExperimentConfig:
     return runpy.run_path(str(Path(__file__).with_name("roc.py")))["config"](scale)
 
 
-def main() -> int:
-    from diffusion_jax.control.steer import Controller, Holes
-    from diffusion_jax.text.control_targets import make_target
+class Story(NamedTuple):
+    """A line of aNLG: two sentences, and those that people wrote between them."""
 
+    line: str
+    first: str
+    last: str
+    hyps: list[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Infill aNLG and score the choice.")
     parser.add_argument("checkpoint")
     parser.add_argument("--data", required=True, type=Path)
@@ -42,7 +54,18 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--num", type=int, default=50)
     parser.add_argument("--holes", type=int, nargs=2, default=(10, 10))
-    options = parser.parse_args()
+    try:
+        return infill(parser.parse_args(arguments))
+    except (Exception, KeyboardInterrupt) as error:
+        return fail(error)
+
+
+def infill(options: argparse.Namespace) -> int:
+    """Write all candidates and references into the output directory, and score them."""
+    check(options)
+    stories = read_stories(options.data)
+    from diffusion_jax.control.steer import Controller, Holes
+
     smallest, largest = options.holes
     controller = Controller.from_checkpoint(
         options.checkpoint,
@@ -51,34 +74,71 @@ def main() -> int:
         steps=options.steps,
         clamp="all",
     )
-    lines = [json.loads(line) for line in options.data.read_text(encoding="utf-8").splitlines()]
-    targets, kept = [], []
-    for line in lines:
-        target = make_target(keep=f"{line['obs1']} ___ {line['obs2']}")
+    targets = known_targets(controller, stories, options.data)
+    options.output.mkdir()
+    written, wanted = options.output / "written.jsonl", options.output / "references.jsonl"
+    with written.open("w", encoding="utf-8") as out, wanted.open("w", encoding="utf-8") as ref:
+        for number, candidates in zip(targets, controller.write([*targets.values()], options.num)):
+            story = stories[number]
+            first, last = len(story.first.split()), len(story.last.split())
+            words = [candidate.text.split() for candidate in candidates]
+            texts = [" ".join(text[first : len(text) - last]) for text in words]
+            source = f"{story.first} {story.last}"
+            print(json.dumps({"id": number, "source": source, "candidates": texts}), file=out)
+            print(json.dumps({"id": number, "trg": story.hyps}), file=ref)
+    return run_command(
+        ["evaluate", "--hypotheses", str(written), "--references", str(wanted), "--mbr"]
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError for an option that would be refused after hours."""
+    if options.output.exists():
+        raise UserError(f"{options.output} exists; choose another --output, it is not overwritten")
+    if not options.output.parent.is_dir():
+        raise UserError(f"the directory of {options.output} does not exist; create it first")
+    if options.num < 2:
+        raise UserError(
+            f"--num is {options.num}; one is chosen among the candidates: give 2 or more"
+        )
+    smallest, largest = options.holes
+    if not 1 <= smallest <= largest:
+        raise UserError(
+            f"--holes {smallest} {largest}: give at least 1, the second no less than the first"
+        )
+
+
+def read_stories(data: Path) -> list[Story]:
+    """Return the lines of the file; raises UserError for one that is none of aNLG's."""
+    stories = []
+    for example in read_jsonl(data, {"src": "obs1", "trg": "obs2"}, {}):
+        hyps = example.fields.get("hyps")
+        texts = isinstance(hyps, list) and all(isinstance(h, str) and h.strip() for h in hyps)
+        if not texts or not hyps:
+            raise UserError(
+                f'{data}, line {example.id}: "hyps" must be a list of one or more texts'
+            )
+        stories.append(Story(example.id, example.src or "", example.trg or "", hyps))
+    return stories
+
+
+def known_targets(controller: Any, stories: Sequence[Story], data: Path) -> dict[int, Target]:
+    """Return index of a line -> target, without the lines that the model cannot infill."""
+    targets = {}
+    for number, story in enumerate(stories):
+        target = make_target(keep=f"{story.first} ___ {story.last}")
         try:
             controller.check([target])
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: line {story.line}: {error}", file=sys.stderr)
             continue
-        targets.append(target)
-        kept.append(line)
-    print(f"{len(kept)} of {len(lines)} lines can be infilled", file=sys.stderr)
-    options.output.mkdir()
-    written = options.output / "written.jsonl"
-    references = options.output / "references.jsonl"
-    with written.open("w", encoding="utf-8") as out, references.open("w", encoding="utf-8") as ref:
-        for number, candidates in enumerate(controller.write(targets, options.num)):
-            line = kept[number]
-            first, last = len(line["obs1"].split()), len(line["obs2"].split())
-            texts = [
-                " ".join(c.text.split()[first : len(c.text.split()) - last]) for c in candidates
-            ]
-            source = f"{line['obs1']} {line['obs2']}"
-            print(json.dumps({"id": number, "source": source, "candidates": texts}), file=out)
-            print(json.dumps({"id": number, "trg": line["hyps"][0]}), file=ref)
-    return run_command(
-        ["evaluate", "--hypotheses", str(written), "--references", str(references), "--mbr"]
-    )
+        targets[number] = target
+    print(f"{len(targets)} of {len(stories)} lines can be infilled", file=sys.stderr)
+    if not targets:
+        raise UserError(
+            f"{data}: no line can be infilled; give lines of words that the model was trained on"
+        )
+    return targets
 
 
 if __name__ == "__main__":
