@@ -9,6 +9,7 @@ import difflib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -18,8 +19,6 @@ from diffusion_jax.text.packing import Row
 from diffusion_jax.text.tokenizers.base import SpecialIds, Tokenizer
 
 Layout = tuple[int, ...]
-# Beyond this many ways to fill the holes nobody waits for all of them.
-_MAX_ENUMERATED = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -78,16 +77,15 @@ def encode_known(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def layouts(
+def text_lengths(
     template: Template,
     max_tokens: int,
     *,
-    min_hole: int = 1,
-    max_hole: int = 8,
+    min_hole: int,
+    max_hole: int,
     num_tokens: int | None = None,
-    limit: int | None = None,
-) -> list[Layout]:
-    """Return the ways to give each hole a number of tokens, shortest text first.
+) -> range:
+    """Return how many tokens a text of a template can have; never empty.
 
     Args:
         template: words and holes.
@@ -95,38 +93,110 @@ def layouts(
         min_hole: fewest tokens of a hole, for each of its masks.
         max_hole: most tokens of a hole, for each of its masks.
         num_tokens: tokens of the whole text; None leaves it open.
-        limit: no more than this many, spread evenly over all; None gives all.
 
     Raises:
-        UserError: bounds that are not allowed, or that no layout satisfies.
+        UserError: bounds that are not allowed, words and holes that the model has no room for, or
+            a number of tokens that the bounds rule out.
     """
     if not 0 <= min_hole <= max_hole:
         raise UserError(f"holes of {min_hole} to {max_hole} tokens are not allowed; use 0 or more")
-    room = max_tokens - template.num_words
-    choices = [range(min_hole * n, min(max_hole * n, max(room, 0)) + 1) for n in template.holes]
-    if np.prod([len(choice) for choice in choices], dtype=float) > _MAX_ENUMERATED:
+    masks, words = sum(template.holes), template.num_words
+    shortest, longest = words + min_hole * masks, words + max_hole * masks
+    if shortest > max_tokens:
         raise UserError(
-            f"{len(choices)} holes of {min_hole} to {max_hole} tokens can be filled in too many "
-            "ways; lower the bound"
+            f"the {words} given words and {masks} holes of at least {min_hole} tokens take "
+            f"{shortest}, and this model writes at most {max_tokens}; give fewer"
         )
-    fits = [
-        layout
-        for layout in itertools.product(*choices)
-        if sum(layout) <= room
-        and (num_tokens is None or template.num_words + sum(layout) == num_tokens)
-    ]
-    if not fits:
-        wanted = (
-            f"{num_tokens} tokens" if num_tokens is not None else f"at most {max_tokens} tokens"
-        )
+    longest = min(longest, max_tokens)
+    if num_tokens is None:
+        return range(shortest, longest + 1)
+    if not shortest <= num_tokens <= longest:
         raise UserError(
-            f"no text of {wanted} has the {template.num_words} given words and "
-            f"{len(template.holes)} holes of {min_hole} to {max_hole} tokens; change the bounds"
+            f"no text of {num_tokens} tokens has the {words} given words and {masks} holes of "
+            f"{min_hole} to {max_hole} tokens: it has {shortest} to {longest}; change the bounds"
         )
-    fits.sort(key=lambda layout: (sum(layout), layout))
-    if limit is None or len(fits) <= limit:
-        return fits
-    return [fits[i] for i in np.linspace(0, len(fits) - 1, limit).round().astype(int)]
+    return range(num_tokens, num_tokens + 1)
+
+
+def layouts(
+    template: Template,
+    max_tokens: int,
+    *,
+    min_hole: int = 1,
+    max_hole: int = 8,
+    num_tokens: int | None = None,
+    min_tokens: int = 0,
+    limit: int | None = None,
+) -> list[Layout]:
+    """Return the ways to give each hole a number of tokens, shortest text first.
+
+    They are counted, and only those that are returned are made: any number of holes will do.
+
+    Args:
+        template: words and holes.
+        max_tokens: the most tokens that the model writes.
+        min_hole: fewest tokens of a hole, for each of its masks.
+        max_hole: most tokens of a hole, for each of its masks.
+        num_tokens: tokens of the whole text; None leaves it open.
+        min_tokens: fewest tokens of the whole text.
+        limit: no more than this many, spread evenly over all; None gives all, however many.
+
+    Raises:
+        UserError: as ``text_lengths``, or all these texts are shorter than ``min_tokens``.
+    """
+    lengths = text_lengths(
+        template, max_tokens, min_hole=min_hole, max_hole=max_hole, num_tokens=num_tokens
+    )
+    if lengths[-1] < min_tokens:
+        raise UserError(
+            f"a text of this template has at most {lengths[-1]} tokens, not {min_tokens}"
+        )
+    # What is shared out is what a text has beyond its fewest tokens.
+    fewest = [min_hole * masks for masks in template.holes]
+    spare = [(max_hole - min_hole) * masks for masks in template.holes]
+    shortest = template.num_words + sum(fewest)
+    totals = [length - shortest for length in lengths if length >= min_tokens]
+    ways = _count_ways(spare, totals[-1])
+    count = sum(ways[0][total] for total in totals)
+    chosen = range(count)
+    if limit is not None and limit < count:
+        # Exact, where floats could not tell the layouts apart.
+        gap = Fraction(count - 1, max(limit - 1, 1))
+        chosen = [round(i * gap) for i in range(limit)]
+    shares = (_nth_share(index, totals, ways) for index in chosen)
+    return [tuple(map(sum, zip(fewest, share))) for share in shares]
+
+
+def _count_ways(spare: Sequence[int], most: int) -> list[list[int]]:
+    """Return [j][t]: the ways to share t tokens among holes j, j + 1, ..., each up to its spare.
+
+    Args:
+        spare: most tokens of each hole.
+        most: the largest t.
+    """
+    ways = [[1] + [0] * most]
+    for size in reversed(spare):
+        sums = [0, *itertools.accumulate(ways[-1])]
+        ways.append([sums[t + 1] - sums[max(t - size, 0)] for t in range(most + 1)])
+    return ways[::-1]
+
+
+def _nth_share(index: int, totals: Sequence[int], ways: list[list[int]]) -> Layout:
+    """Return one way to share tokens among holes: ordered by total, then as tuples are."""
+    rising = iter(totals)
+    total = next(rising)
+    while index >= ways[0][total]:
+        index -= ways[0][total]
+        total = next(rising)
+    share = []
+    for rest in ways[1:]:
+        size = 0
+        while index >= rest[total - size]:
+            index -= rest[total - size]
+            size += 1
+        share.append(size)
+        total -= size
+    return tuple(share)
 
 
 def fill_row(template: Template, layout: Layout, length: int, special: SpecialIds) -> Row:
