@@ -193,7 +193,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def load_controller(command: Any) -> Any:
     """Return the controller that a command's options describe."""
-    from diffusion_jax.control.steer import Controller, Holes
+    from diffusion_jax.control.layouts import Holes
+    from diffusion_jax.control.steer import Controller
 
     asked = command.holes
     if asked.screen < 1 or asked.max_layouts < 1:

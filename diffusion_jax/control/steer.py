@@ -14,6 +14,7 @@ from diffusion_jax.chain import example_keys, make_chain, run_batches
 from diffusion_jax.classifier_run import TrainedClassifier, check_steerable
 from diffusion_jax.config import ExperimentConfig, GuidanceConfig
 from diffusion_jax.control.compose import Wanted, log_probs, make_guidance
+from diffusion_jax.control.layouts import Holes, lay_out
 from diffusion_jax.control.score import denoising_score, layout_shares
 from diffusion_jax.control.wishes import (
     Plan,
@@ -28,9 +29,9 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Generator, check_batch_and_seed
 from diffusion_jax.models.base import Model
 from diffusion_jax.program import Program
-from diffusion_jax.text.control_targets import MASK, Target
+from diffusion_jax.text.control_targets import Target
 from diffusion_jax.text.labels import AttributeLabels
-from diffusion_jax.text.templates import keeps, layouts, parse_template
+from diffusion_jax.text.templates import keeps
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.tokenizers.base import content_ids
 from diffusion_jax.types import Params
@@ -51,26 +52,6 @@ class Candidate:
     log_probs: Mapping[str, float]
     model_score: float
     complete: bool
-
-
-@dataclass(frozen=True)
-class Holes:
-    """Which layouts of a template are tried.
-
-    Attributes:
-        mask: what marks a hole.
-        min_hole: fewest tokens of a hole.
-        max_hole: most tokens of a hole.
-        limit: no more layouts than this, spread evenly over all that fit.
-        screen: texts for each layout before the samples; the samples then go to the layouts in
-            proportion to exp(4 x the best model score among these).
-    """
-
-    mask: str = MASK
-    min_hole: int = 1
-    max_hole: int = 6
-    limit: int = 64
-    screen: int = 1
 
 
 class _Scores(NamedTuple):
@@ -233,21 +214,8 @@ class Controller:
                 raise UserError(f"target {number}: {error}") from error
 
     def layouts(self, target: Target) -> list[Plan]:
-        """Return one plan for each way to lay out the target's template (one without any)."""
-        if target.keep is None:
-            return [Plan(target)]
-        template = parse_template(target.keep, self.tokenizer, self.holes.mask)
-        return [
-            Plan(target, template, layout)
-            for layout in layouts(
-                template,
-                self.length - 2,
-                min_hole=self.holes.min_hole,
-                max_hole=self.holes.max_hole,
-                num_tokens=target.fixed_length(),
-                limit=self.holes.limit,
-            )
-        ]
+        """Return one plan for each layout of the target's template; see ``layouts.lay_out``."""
+        return lay_out(target, self.holes, self.tokenizer, self.length - 2)
 
     def write(
         self,

@@ -148,12 +148,13 @@ def plan_wishes(
     if words is not None:
         wishes["words"] = Wish(words, options.word_weight)
     if target.keywords:
-        ids = [i for word in target.keywords for i in _keyword_ids(word, tokenizer)]
+        ids = keyword_ids(target, tokenizer)
         count = plan.num_tokens()
-        if count is not None and len(set(ids)) > count:
+        if len(ids) > (length - 2 if count is None else count):
+            room = f"this model writes at most {length - 2}"
             raise UserError(
-                f"contradictory controls: the keywords are {len(set(ids))} tokens, and the length "
-                f"is {count}"
+                f"contradictory controls: the keywords are {len(ids)} tokens, and "
+                f"{room if count is None else f'the length is {count}'}"
             )
         wishes["keywords"] = Wish(np.asarray(ids, np.int32), options.keyword_weight)
     return wishes
@@ -175,10 +176,15 @@ def _check_tags(tree: Tree, labels: SpanLabels) -> None:
             )
 
 
-def _keyword_ids(word: str, tokenizer: Tokenizer) -> list[int]:
-    if not word.strip():
+def keyword_ids(target: Target, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of the keywords; what is asked twice must appear twice.
+
+    Raises:
+        UserError: an empty keyword, or a word outside the vocabulary.
+    """
+    if not all(map(str.strip, target.keywords)):
         raise UserError("a keyword is empty; give a word that must appear")
-    return encode_known(word, tokenizer)
+    return [i for word in target.keywords for i in encode_known(word, tokenizer)]
 
 
 def _wanted_words(

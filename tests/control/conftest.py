@@ -8,7 +8,8 @@ import pytest
 
 from diffusion_jax.classifier_run import TrainedClassifier, base_fingerprint
 from diffusion_jax.config import ClassifierRunConfig, DataConfig, GuidanceConfig
-from diffusion_jax.control.steer import Controller, Holes
+from diffusion_jax.control.layouts import Holes
+from diffusion_jax.control.steer import Controller
 from diffusion_jax.generate import Generator
 from diffusion_jax.models.classifier import noise_aware_classifier
 from diffusion_jax.models.shape import ClassifierConfig

@@ -14,6 +14,7 @@ from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.text.control_targets import read_targets
 from diffusion_jax.workdir import Workdir
 
+KEEP = ["--keep", "the ___ ."]
 BAD = {
     "nothing asked": [],
     "not field=value": ["--attribute", "food"],
@@ -34,6 +35,7 @@ BAD = {
     "a weight of nothing": ["--length", "5", "--guidance.pos-weight", "3"],
     "bounds without room": ["--length", "5", "--min-hole", "3", "--max-hole", "2"],
     "no number": ["--span", "\u00b2:3=NP"],
+    "keywords beyond the holes": [*KEEP, "--max-hole", "1", "--keyword", "is", "--keyword", "thai"],
 }
 
 
@@ -128,6 +130,12 @@ def test_the_judge_knows_the_values_by_which_a_field_is_absent(
     targets.write_text('{"attributes": {"food": "absent"}, ' + spans + "}\n")
     assert main([name, str(untrained), "--targets", str(targets)]) == 2
     assert "food is absent, " in capsys.readouterr().err
+
+
+def test_keywords_need_one_layout_with_room_for_them(controller):
+    target = Target(keep="the ___ .", keywords=("thai", "is", "french"))
+    controller.check([target])
+    assert [plan.layout for plan in controller.layouts(target)] == [(3,)]
 
 
 @pytest.mark.slow
