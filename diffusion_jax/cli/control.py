@@ -120,6 +120,8 @@ class ControlCommand:
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(ControlCommand, "control", arguments)
+    if command.num < 1:
+        raise UserError(f"--num {command.num}: ask for at least 1 candidate")
     check_output(command.output, append=command.resume)
     if command.trace is not None:
         check_output(command.trace)
@@ -195,7 +197,9 @@ def load_controller(command: Any) -> Any:
     """Return the controller that a command's options describe."""
     from diffusion_jax.control.layouts import Holes
     from diffusion_jax.control.steer import Controller
+    from diffusion_jax.generate import check_batch_and_seed
 
+    check_batch_and_seed(command.batch_size, command.seed)
     asked = command.holes
     if asked.screen < 1 or asked.max_layouts < 1:
         raise UserError("--screen and --max-layouts must be at least 1")

@@ -11,7 +11,7 @@ from diffusion_jax.cli import control, evaluate_control, main
 from diffusion_jax.config import ClassifierRunConfig, GuidanceConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.shape import ClassifierConfig
-from diffusion_jax.text.control_targets import read_targets
+from diffusion_jax.text.control_targets import Target, read_targets
 from diffusion_jax.workdir import Workdir
 
 KEEP = ["--keep", "the ___ ."]
@@ -130,6 +130,24 @@ def test_the_judge_knows_the_values_by_which_a_field_is_absent(
     targets.write_text('{"attributes": {"food": "absent"}, ' + spans + "}\n")
     assert main([name, str(untrained), "--targets", str(targets)]) == 2
     assert "food is absent, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["-n", "0"], "--num 0"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--seed", "-1"], "seed is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_read(
+    asked, message, untrained, capsys, monkeypatch
+):
+    from diffusion_jax.generate import Generator
+
+    monkeypatch.setattr(Generator, "from_checkpoint", lambda *_, **__: pytest.fail("was read"))
+    assert main(["control", str(untrained), "--length", "5", *asked]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_keywords_need_one_layout_with_room_for_them(controller):
