@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,7 +88,8 @@ class ControlCommand:
             by agreement ("mbr").
         output: file to write; "-" is standard output. An existing file is not overwritten.
         resume: continue an output file that was begun.
-        trace: also write a page that shows the first target's sentence forming, step by step.
+        trace: also write a page that shows how the text of one target forms, step by step.
+        trace_target: which target --trace shows, counted from 0 as "id" is; None is the first.
         seed: candidate i of target k depends on the seed, k and i alone.
         batch_size: rows per compiled call.
         weights: "ema", "ema RATE" or "params" (not averaged).
@@ -106,6 +108,7 @@ class ControlCommand:
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "-"
     resume: bool = False
     trace: str | None = None
+    trace_target: int | None = None
     seed: int = 0
     batch_size: int = 64
     weights: str = "ema"
@@ -128,6 +131,7 @@ def main(arguments: Sequence[str]) -> int:
         if Path(command.trace).resolve() == Path(command.output).resolve():
             raise UserError(f"--trace and --output are both {command.trace}; give two files")
     targets = _read_targets(command)
+    traced = _traced_target(command, len(targets))
     records = [target.to_json() for target in targets]
     done = 0
     if command.resume:
@@ -170,16 +174,16 @@ def main(arguments: Sequence[str]) -> int:
         },
     )
     begin(command.output, options, resume=command.resume)
-    written = controller.write(
-        targets[done:],
-        command.num,
-        seed=command.seed,
-        batch_size=command.batch_size,
-        first_index=done,
+    write = partial(
+        controller.write, num_samples=command.num, seed=command.seed, batch_size=command.batch_size
     )
+    written = write(targets[done:], first_index=done)
+    shown = None
     with output_stream(command.output, append=command.resume) as stream:
         for index, candidates in enumerate(written, start=done):
             best = order(candidates, how)[0]
+            if index == traced:
+                shown = best, candidates[best].plan
             described = [describe(c, judge(c.text, targets[index])) for c in candidates]
             record = {"id": index, "target": records[index], **described[best]}
             record["candidates"] = described
@@ -189,7 +193,15 @@ def main(arguments: Sequence[str]) -> int:
     if command.trace is not None:
         from diffusion_jax.control.trace import write_trace
 
-        write_trace(controller, targets[0], command.trace, seed=command.seed)
+        if shown is None:
+            # Its line was there before this run; the same candidates are written once more.
+            candidates = next(write([targets[traced]], first_index=traced))
+            best = order(candidates, how)[0]
+            shown = best, candidates[best].plan
+        best, plan = shown
+        write_trace(
+            controller, plan, command.trace, seed=command.seed, index=traced, candidate=best
+        )
     return 0
 
 
@@ -231,6 +243,18 @@ def describe(candidate: Any, verdict: Any) -> dict[str, Any]:
     if verdict.fluent is not None:
         record["in_language"] = verdict.fluent
     return record
+
+
+def _traced_target(command: ControlCommand, count: int) -> int:
+    """Return the number of the target that is traced; UserError where there is none of count."""
+    number = command.trace_target
+    if number is None:
+        return 0
+    if command.trace is None:
+        raise UserError(f"--trace-target {number} needs a page to write; give --trace PAGE.html")
+    if not 0 <= number < count:
+        raise UserError(f"--trace-target {number}: targets are counted from 0 to {count - 1}")
+    return number
 
 
 def _read_targets(command: ControlCommand) -> list[Any]:

@@ -46,12 +46,14 @@ class Candidate:
         log_probs: kind of control -> mean log-probability under its classifier, on the clean text.
         model_score: pseudo log-likelihood under the model itself, see ``score.denoising_score``.
         complete: the words of the template are kept (always, where they are anchored).
+        plan: what was asked, and how the holes were laid out.
     """
 
     text: str
     log_probs: Mapping[str, float]
     model_score: float
     complete: bool
+    plan: Plan
 
 
 class _Scores(NamedTuple):
@@ -343,6 +345,7 @@ class Controller:
                 },
                 model_score=float(scores.model_score[i]),
                 complete=_is_complete(row, flat[i], self.tokenizer),
+                plan=flat[i],
             )
             for i, row in enumerate(written)
         ]

@@ -13,11 +13,10 @@ from diffusion_jax.chain import example_keys
 from diffusion_jax.control.compose import Wanted
 from diffusion_jax.control.steer import Controller, decode
 from diffusion_jax.control.trace_page import PAGE
-from diffusion_jax.control.wishes import plan_row, plan_wishes, stack_wishes
+from diffusion_jax.control.wishes import Plan, PlanRow, plan_row, plan_wishes, stack_wishes
 from diffusion_jax.guidance import latent_posterior
 from diffusion_jax.rounding import most_likely_ids, token_nll
 from diffusion_jax.samplers import CollectFn
-from diffusion_jax.text.control_targets import Target
 from diffusion_jax.types import RoundingHead, StepInfo, StepOutput
 
 MAX_FRAMES = 120
@@ -41,28 +40,39 @@ def record_words(head: RoundingHead) -> CollectFn:
     return collect
 
 
-def write_trace(controller: Controller, target: Target, path: str | Path, *, seed: int = 0) -> None:
+def write_trace(
+    controller: Controller,
+    plan: Plan,
+    path: str | Path,
+    *,
+    seed: int = 0,
+    index: int = 0,
+    candidate: int = 0,
+) -> None:
     """Write a self-contained HTML page of one chain with and without guidance, from one noise.
 
     Args:
         controller: the model, its classifiers and how they steer it.
-        target: what is asked; a template takes its first layout.
+        plan: what is asked, with the layout of its template.
         path: file to write; it must not exist.
         seed: of the noise.
+        index: k, of the target that the plan is for.
+        candidate: i; the noise is that of candidate i of target k, see ``Controller.write``.
     """
-    page = render(trace_data(controller, target, seed=seed))
+    page = render(trace_data(controller, plan, seed=seed, index=index, candidate=candidate))
     with Path(path).open("x", encoding="utf-8") as stream:
         stream.write(page)
 
 
-def trace_data(controller: Controller, target: Target, *, seed: int = 0) -> dict[str, Any]:
-    """Return what the page shows, as JSON values.
+def trace_data(
+    controller: Controller, plan: Plan, *, seed: int = 0, index: int = 0, candidate: int = 0
+) -> dict[str, Any]:
+    """Return what the page shows, as JSON values; see ``write_trace`` for the arguments.
 
     Returns:
         ``target`` (what is asked), ``steps`` (timestep of each frame), ``anchored`` (positions that
         were given) and ``chains``: name, final text, and for each frame words and probabilities.
     """
-    plan = controller.layouts(target)[0]
     row = plan_row(plan, controller.tokenizer, controller.length, controller.options)
     wishes = plan_wishes(
         plan, controller.classifiers, controller.tokenizer, controller.length, controller.options
@@ -70,12 +80,12 @@ def trace_data(controller: Controller, target: Target, *, seed: int = 0) -> dict
     stacked = stack_wishes([wishes])
     params = {kind: c.params for kind, c in controller.classifiers.items() if kind in stacked}
     everything = np.ones_like(row.noise_mask)
-    guided = _run(controller, row, Wanted(stacked, params), seed)
-    unguided = _run(
-        controller, row._replace(noise_mask=everything, word_mask=~everything), Wanted({}, {}), seed
-    )
+    key = example_keys(seed, [index], candidate + 1)[candidate:]
+    guided = _run(controller, row, Wanted(stacked, params), key)
+    free = row._replace(noise_mask=everything, word_mask=~everything)
+    unguided = _run(controller, free, Wanted({}, {}), key)
     return {
-        "target": target.to_json(),
+        "target": plan.target.to_json(),
         "steps": guided["t"],
         "anchored": (~row.noise_mask).tolist(),
         "chains": [
@@ -85,13 +95,12 @@ def trace_data(controller: Controller, target: Target, *, seed: int = 0) -> dict
     }
 
 
-def _run(controller: Controller, row: Any, wanted: Wanted, seed: int) -> dict[str, Any]:
+def _run(controller: Controller, row: PlanRow, wanted: Wanted, key: jax.Array) -> dict[str, Any]:
     every = -(-controller.config.sample.steps // MAX_FRAMES)
     chain = jax.jit(controller.compose(make_collect=record_words, collect_every=every))
     batch = jax.tree.map(lambda array: jnp.asarray(array)[None], tuple(row))
     ids, noise_mask, word_mask = batch
-    keys = example_keys(seed, [0])
-    written = chain(controller.params, keys, ids, noise_mask, wanted, word_mask)
+    written = chain(controller.params, key, ids, noise_mask, wanted, word_mask)
     frames = jax.tree.map(lambda array: np.asarray(array[0]), written.collected)
     # Given positions are what was given, whatever the network thinks of them.
     given = ~np.asarray(row.noise_mask)

@@ -36,6 +36,8 @@ BAD = {
     "bounds without room": ["--length", "5", "--min-hole", "3", "--max-hole", "2"],
     "no number": ["--span", "\u00b2:3=NP"],
     "keywords beyond the holes": [*KEEP, "--max-hole", "1", "--keyword", "is", "--keyword", "thai"],
+    "a target that is not traced": ["--length", "5", "--trace-target", "0"],
+    "no target to trace": ["--length", "5", "--trace", "trace.html", "--trace-target", "1"],
 }
 
 
@@ -154,6 +156,27 @@ def test_keywords_need_one_layout_with_room_for_them(controller):
     target = Target(keep="the ___ .", keywords=("thai", "is", "french"))
     controller.check([target])
     assert [plan.layout for plan in controller.layouts(target)] == [(3,)]
+
+
+@pytest.mark.slow
+def test_the_trace_is_of_the_chosen_target_and_ends_as_its_text(untrained, tmp_path):
+    targets = tmp_path / "targets.jsonl"
+    targets.write_text('{"length": 5}\n{"keep": "the ___ ."}\n', encoding="utf-8")
+    out = tmp_path / "out.jsonl"
+    asked = ["control", str(untrained), "--targets", str(targets), "-n", "3", "-o", str(out)]
+
+    def trace(name, *options):
+        page = tmp_path / name
+        assert main([*asked, "--trace", str(page), "--trace-target", "1", *options]) == 0
+        data = page.read_text(encoding="utf-8").split('type="application/json">')[1]
+        return json.loads(data.split("</script>")[0])
+
+    data = trace("first.html")
+    record = json.loads(out.read_text(encoding="utf-8").splitlines()[1])
+    assert data["target"] == {"keep": "the ___ ."}
+    assert data["chains"][0]["text"] == record["text"]
+    # Nothing is left to be written, but the page is.
+    assert trace("again.html", "--resume") == data
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def test_screening_is_numbered_by_target(controller, monkeypatch):
 
     def write(self, trials, seed, batch_size, indices):
         seen.append(list(indices))
-        return iter([[Candidate("", {}, 0.0, True)] * len(ways) for ways in trials])
+        return iter([[Candidate("", {}, 0.0, True, ways[0])] * len(ways) for ways in trials])
 
     monkeypatch.setattr(Controller, "_write", write)
     keep = make_target(keep="the ___ is thai ___.")
@@ -357,7 +357,7 @@ def test_samples_go_to_the_layouts_that_the_model_likes():
 
 def test_the_best_candidate():
     def candidate(text, classified, model, complete=True):
-        return Candidate(text, {"pos": classified}, model, complete)
+        return Candidate(text, {"pos": classified}, model, complete, Plan(Target()))
 
     a, b = candidate("a b c", -1.0, -9.0), candidate("a b d", -4.0, -5.0)
     broken, c = candidate("x", 0.0, 0.0, complete=False), candidate("a b c", -3.0, -8.0)

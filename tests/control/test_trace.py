@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from diffusion_jax.control.trace import render, trace_data
+from diffusion_jax.control.wishes import Plan
 from diffusion_jax.text.control_targets import make_target
 
 BROWSER = next(
@@ -110,7 +111,7 @@ def test_keys_move_through_the_steps_in_a_browser(tmp_path):
 
 @pytest.mark.slow
 def test_a_trace_shows_both_chains_from_one_noise(controller):
-    data = trace_data(controller, make_target(length=6, attributes=["food=thai"]))
+    data = trace_data(controller, Plan(make_target(length=6, attributes=["food=thai"])))
     guided, unguided = data["chains"]
     assert len(data["steps"]) == 4
     assert data["steps"] == sorted(data["steps"], reverse=True)
@@ -120,3 +121,14 @@ def test_a_trace_shows_both_chains_from_one_noise(controller):
     assert all(0 <= p <= 1 for frame in guided["probabilities"] for p in frame)
     words = [w for w in guided["words"][-1] if not w.startswith("[")]
     assert " ".join(words) == guided["text"]
+
+
+@pytest.mark.slow
+def test_a_trace_ends_as_the_candidate_that_was_written(controller):
+    targets = [make_target(length=5), make_target(keep="the ___ is ___.", keywords=["thai"])]
+    candidates = list(controller.write(targets, 4, seed=3))[1]
+    assert len({candidate.text for candidate in candidates}) > 1
+    for number in (0, 3):
+        plan = candidates[number].plan
+        data = trace_data(controller, plan, seed=3, index=1, candidate=number)
+        assert data["chains"][0]["text"] == candidates[number].text
