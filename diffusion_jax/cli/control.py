@@ -72,7 +72,8 @@ class ControlCommand:
     """Write texts that are as asked: attributes, length, parts of speech, tree, given words.
 
     Each line of output is {"id", "target", "text", "holds", "scores", "candidates"}: the best
-    candidate, which controls it obeys, and its scores. An interrupted run goes on with --resume.
+    candidate, which controls it obeys, and its scores; where a tree or spans are asked for, also
+    {"tree"}, as its classifier reads the text. An interrupted run goes on with --resume.
 
     Example: diffusion-jax control runs/e2e --classifier runs/attribute
         --attribute food=Italian --length 14 -n 10
@@ -143,6 +144,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     from diffusion_jax.control.choose import order
     from diffusion_jax.control.judge import make_judge
+    from diffusion_jax.control.read_back import trees_of
     from diffusion_jax.control.used import check_all_used
     from diffusion_jax.workdir import params_digest
 
@@ -185,6 +187,9 @@ def main(arguments: Sequence[str]) -> int:
             if index == traced:
                 shown = best, candidates[best].plan
             described = [describe(c, judge(c.text, targets[index])) for c in candidates]
+            if targets[index].tree is not None or targets[index].spans:
+                seen = trees_of(controller, [candidate.text for candidate in candidates])
+                described = [{**each, "tree": tree} for each, tree in zip(described, seen)]
             record = {"id": index, "target": records[index], **described[best]}
             record["candidates"] = described
             print(json.dumps(record, ensure_ascii=False), file=stream, flush=True)

@@ -11,6 +11,7 @@ from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.config import GuidanceConfig
 from diffusion_jax.control.choose import order, rank
 from diffusion_jax.control.compose import Wanted, log_probs, make_guidance, ways_of
+from diffusion_jax.control.read_back import trees_of
 from diffusion_jax.control.score import layout_shares
 from diffusion_jax.control.steer import Candidate, Controller, decode
 from diffusion_jax.control.wishes import Plan, Wish, plan_wishes, stack_wishes
@@ -22,6 +23,7 @@ from diffusion_jax.schedules import make_schedule
 from diffusion_jax.text.control_targets import Target, make_target
 from diffusion_jax.text.templates import keeps, parse_template
 from diffusion_jax.text.tokenizers.word import WordTokenizer
+from diffusion_jax.text.trees import parse_tree
 from diffusion_jax.types import StepInfo, StepOutput
 
 ATTRIBUTE = make_target(attributes=["food=thai"])
@@ -370,3 +372,17 @@ def test_the_best_candidate():
     assert [c.text for c in rank(everything, "model")] == ["a b d", "a b c", "z", "x"]
     with pytest.raises(UserError, match="choose is 'best'"):
         order(everything, "best")
+
+
+def test_trees_are_read_back_as_brackets_that_do_not_cross(controller):
+    texts = ["the crown is a thai pub .", "it is cheap .", ""]
+    first, second, nothing = trees_of(controller, texts)
+    assert nothing is None
+    assert first is not None
+    assert second is not None
+    for text, tree in ((texts[0], first), (texts[1], second)):
+        known = controller.tokenizer.tokens(controller.tokenizer.encode(text))
+        assert list(parse_tree(tree).tokens) == known
+    # The classifier was not trained: it sees some brackets, and they are nested.
+    assert parse_tree(first).spans
+    assert trees_of(controller, texts[:1]) == [first]
