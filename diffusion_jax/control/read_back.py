@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.classifier_run import read_trees
@@ -32,8 +33,8 @@ def trees_of(controller: Controller, texts: Sequence[str]) -> list[str | None]:
         for text in texts
     ]
     tokens = [words.tokens(content_ids(row, words)) for row in rows]
-    x = controller.model.embed(controller.params, np.stack(rows))
-    time = np.full(len(rows), controller.generator.schedule.model_timesteps[0], np.float32)
+    x = controller.model.embed(controller.params, jnp.asarray(np.stack(rows)))
+    time = jnp.full(len(rows), controller.generator.schedule.model_timesteps[0], jnp.float32)
     room = controller.length - 2
     counts = [min(max(len(leaves), 1), room) for leaves in tokens]
     return [
