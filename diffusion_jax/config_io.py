@@ -163,15 +163,13 @@ def _line_of(error: Exception, path: str) -> str:
 def _explain(error: Exception) -> str:
     """Return one line on what an experiment file did wrong."""
     unknown = _UNKNOWN_FIELD.search(str(error)) if isinstance(error, TypeError) else None
-    sections = {
-        type(section).__name__: section
-        for section in (ExperimentConfig(), *vars(ExperimentConfig()).values())
-        if dataclasses.is_dataclass(section)
-    }
-    if unknown and unknown["section"] in sections:
-        known = [item.name for item in dataclasses.fields(sections[unknown["section"]])]
-        hint = _nearest(unknown["field"], known)
-        return f"{unknown['section']} has no field {unknown['field']}{hint}"
+    if unknown:
+        whole = ExperimentConfig()
+        for section in (whole, *vars(whole).values()):
+            if dataclasses.is_dataclass(section) and type(section).__name__ == unknown["section"]:
+                known = [item.name for item in dataclasses.fields(section)]
+                hint = _nearest(unknown["field"], known)
+                return f"{unknown['section']} has no field {unknown['field']}{hint}"
     if isinstance(error, ValueError):
         return str(error)
     return f"{type(error).__name__}: {error}"

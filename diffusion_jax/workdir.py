@@ -81,6 +81,7 @@ _LEFTOVERS = (
     "labels.json",
     "labels.json.tmp",
     "rows.json",
+    "rows.json.tmp",
     lock.FILE,
 )
 
@@ -168,8 +169,7 @@ class Workdir:
             tokenizer.save(unfinished)
             os.replace(unfinished, self.tokenizer_dir)
         if checksum is not None:
-            mark = json.dumps({"rows": data_mark(checksum)}) + "\n"
-            self.rows_file.write_text(mark, encoding="utf-8")
+            write_whole(self.rows_file, json.dumps({"rows": data_mark(checksum)}) + "\n")
         # The configuration goes last and at once: its presence says that the run has begun.
         self.write_config(config)
 
@@ -212,15 +212,11 @@ class Workdir:
                 f"{self.labels_file} is there already and is not this run's; move it away, or "
                 "choose another --workdir"
             )
-        unfinished = self.labels_file.with_suffix(".json.tmp")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, self.labels_file)
+        write_whole(self.labels_file, text)
 
     def write_config(self, config: AnyConfig) -> None:
         """Store the configuration, also that of a run that goes on with other display options."""
-        unfinished = self.path / "config.json.tmp"
-        unfinished.write_text(config.to_json(), encoding="utf-8")
-        os.replace(unfinished, self.config_file)
+        write_whole(self.config_file, config.to_json())
 
     def check_unused(self) -> None:
         """Raise UserError where a run, or anything else, already lies."""
@@ -352,6 +348,13 @@ class Workdir:
     def checkpoints(self, *, keep_last: int = 3) -> CheckpointStore:
         """Return the run's checkpoints."""
         return CheckpointStore(self.path, keep_last=keep_last)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name first: a file of this name is a whole one."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def params_digest(params: Params, digest: Any = None) -> str:

@@ -143,9 +143,7 @@ def main(arguments: Sequence[str]) -> int:
             "id, target and number of candidates",
         )
     from diffusion_jax.control.choose import order
-    from diffusion_jax.control.judge import make_judge
     from diffusion_jax.control.read_back import trees_of
-    from diffusion_jax.control.used import check_all_used
     from diffusion_jax.workdir import params_digest
 
     controller = load_controller(command)
@@ -153,28 +151,19 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--choose classifier needs a --classifier; choose by model or mbr")
     how = command.choose or "classifier"
     controller.check(targets)
-    check_all_used(
-        command.guidance,
-        controller.classifiers,
-        targets,
-        draws_noise=controller.config.sample.draws_noise,
-    )
-    judge = make_judge(
-        controller.config.data.corpus,
-        controller.tokenizer,
-        mask=command.holes.mask,
-        fields=controller.fields,
-    )
-    options = controller.generator.options(
-        seed=command.seed,
-        num=command.num,
-        choose=how,
-        guidance=dataclasses.asdict(command.guidance),
-        holes=dataclasses.asdict(command.holes),
-        classifiers={
-            task: params_digest(trained.params) for task, trained in controller.classifiers.items()
-        },
-    )
+    judge = judge_of(controller, targets)
+
+    def options() -> dict[str, Any]:
+        told = controller.classifiers.items()
+        return controller.generator.options(
+            seed=command.seed,
+            num=command.num,
+            choose=how,
+            guidance=dataclasses.asdict(command.guidance),
+            holes=dataclasses.asdict(command.holes),
+            classifiers={task: params_digest(trained.params) for task, trained in told},
+        )
+
     begin(command.output, options, resume=command.resume)
     write = partial(
         controller.write, num_samples=command.num, seed=command.seed, batch_size=command.batch_size
@@ -234,6 +223,30 @@ def load_controller(command: Any) -> Any:
         step=command.checkpoint_step,
         holes=holes,
         **command.sampling.given(),
+    )
+
+
+def judge_of(controller: Any, targets: Sequence[Any], *, annotator: Any = None) -> Any:
+    """Return the judge of what a controller writes for targets.
+
+    Raises:
+        UserError: a classifier or an option of guidance that does nothing for any of the targets.
+    """
+    from diffusion_jax.control.judge import make_judge
+    from diffusion_jax.control.used import check_all_used
+
+    check_all_used(
+        controller.options,
+        controller.classifiers,
+        targets,
+        draws_noise=controller.config.sample.draws_noise,
+    )
+    return make_judge(
+        controller.config.data.corpus,
+        controller.tokenizer,
+        mask=controller.holes.mask,
+        annotator=annotator,
+        fields=controller.fields,
     )
 
 

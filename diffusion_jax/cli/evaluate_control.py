@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from diffusion_jax.cli.control import HoleOptions, Several, load_controller
+from diffusion_jax.cli.control import HoleOptions, Several, judge_of, load_controller
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
 from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
@@ -85,9 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--num and --num-targets must be at least 1, --pool at least 0")
     if not command.task and command.targets is None:
         raise UserError("give --task (for example attribute) or --targets")
-    from diffusion_jax.control.judge import make_judge
     from diffusion_jax.control.measure import Measurement, table
-    from diffusion_jax.control.used import check_all_used
 
     # What can be wrong is looked at before classifiers are trained.
     controller = load_controller(command)
@@ -97,22 +95,11 @@ def main(arguments: Sequence[str]) -> int:
     teachers = _teachers(command, tasks)
     if command.train_missing:
         command = replace(command, classifier=_train_missing(command))
-        controller = load_controller(command)
+        controller = controller.with_classifiers(command.classifier)
     for targets in tasks.values():
         controller.check(targets)
-    check_all_used(
-        command.guidance,
-        controller.classifiers,
-        [target for targets in tasks.values() for target in targets],
-        draws_noise=controller.config.sample.draws_noise,
-    )
-    judge = make_judge(
-        corpus,
-        controller.tokenizer,
-        mask=command.holes.mask,
-        annotator=annotator,
-        fields=controller.fields,
-    )
+    everything = [target for targets in tasks.values() for target in targets]
+    judge = judge_of(controller, everything, annotator=annotator)
     run = Measurement(
         controller,
         judge,

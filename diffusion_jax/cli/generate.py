@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -119,7 +120,8 @@ def main(arguments: Sequence[str]) -> int:
             f"vocabulary and are read as unknown (lines {some})",
             file=sys.stderr,
         )
-    options = generator.options(
+    options = partial(
+        generator.options,
         seed=command.seed,
         candidates=command.candidates,
         mbr=command.mbr,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffusion_jax.cli.control import HoleOptions, describe, load_controller
+from diffusion_jax.cli.control import HoleOptions, describe, judge_of, load_controller
 from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
 from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
@@ -70,18 +70,10 @@ def main(arguments: Sequence[str]) -> int:
     check_output(command.output)
     targets = _read_templates(command)
     from diffusion_jax.control.choose import rank
-    from diffusion_jax.control.judge import make_judge
-    from diffusion_jax.control.used import check_all_used
 
     controller = load_controller(command)
     controller.check(targets)
-    check_all_used(
-        command.guidance,
-        controller.classifiers,
-        targets,
-        draws_noise=controller.config.sample.draws_noise,
-    )
-    judge = make_judge(controller.config.data.corpus, controller.tokenizer, mask=command.holes.mask)
+    judge = judge_of(controller, targets)
     written = controller.write(
         targets, command.num, seed=command.seed, batch_size=command.batch_size
     )

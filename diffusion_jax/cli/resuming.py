@@ -61,14 +61,15 @@ def _agree(begins: bytes, unfinished: bytes) -> bool:
     return bool(begins) and unfinished[: len(begins)] == begins[: len(unfinished)]
 
 
-def begin(output: str, options: Mapping[str, Any], *, resume: bool) -> None:
+def begin(output: str, describe: Callable[[], Mapping[str, Any]], *, resume: bool) -> None:
     """Keep beside an output file what its lines depend on; compare with it when it is resumed.
 
     Removes what an interrupted run wrote after the last complete line. Nothing is done for "-".
 
     Args:
         output: the file, looked at by ``count_done`` where it is resumed.
-        options: what else than their index the lines depend on, as JSON values.
+        describe: returns what else than their index the lines depend on, as JSON values; not
+            called for "-", as it reads all weights.
         resume: go on with a file that may be there.
 
     Raises:
@@ -76,8 +77,8 @@ def begin(output: str, options: Mapping[str, Any], *, resume: bool) -> None:
     """
     if output == "-":
         return
-    path, beside = Path(output), options_file(output)
-    options = json.loads(json.dumps(options))
+    path, beside = Path(output), Path(output + ".options.json")
+    options = json.loads(json.dumps(describe()))
     if resume and path.exists() and beside.exists():
         changed = differences(_read_options(beside), options)
         if changed:
@@ -89,11 +90,6 @@ def begin(output: str, options: Mapping[str, Any], *, resume: bool) -> None:
     if resume and path.exists():
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     beside.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
-
-
-def options_file(output: str) -> Path:
-    """Return where ``begin`` keeps the options of an output file."""
-    return Path(output + ".options.json")
 
 
 def _read_options(path: Path) -> dict[str, Any]:

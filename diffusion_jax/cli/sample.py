@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Literal
 
 import tyro
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     texts = generator.stream(
         command.num - done, seed=command.seed, batch_size=command.batch_size, first_index=done
     )
-    begin(command.output, generator.options(seed=command.seed), resume=command.resume)
+    describe = partial(generator.options, seed=command.seed)
+    begin(command.output, describe, resume=command.resume)
     with (
         output_stream(command.output, append=command.resume) as stream,
         progress("writing", command.num, done) as advance,

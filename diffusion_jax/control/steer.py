@@ -113,18 +113,8 @@ class Controller:
                 has, or an option that is not allowed.
         """
         generator = Generator.from_checkpoint(path, weights=weights, step=step, **sample_options)
-        config = generator.config
-        check_steerable(path, config)
-        trained: dict[str, TrainedClassifier] = {}
-        for directory in classifiers:
-            classifier = TrainedClassifier.load(directory)
-            classifier.check_fits(generator.params, config)
-            if classifier.task in trained:
-                raise UserError(
-                    f"{directory} and {trained[classifier.task].path} are both classifiers for "
-                    f"{classifier.task!r}; give one"
-                )
-            trained[classifier.task] = classifier
+        check_steerable(path, generator.config)
+        trained = _load_classifiers(classifiers, generator)
         return cls.build(generator, trained, options or GuidanceConfig(), holes or Holes())
 
     @classmethod
@@ -194,6 +184,11 @@ class Controller:
         """Return the same model steered with other options (``config.GuidanceConfig`` fields)."""
         options = replace(self.options, **changes)
         return Controller.build(self.generator, self.classifiers, options, self.holes)
+
+    def with_classifiers(self, directories: Sequence[str | Path]) -> "Controller":
+        """Return the same model with these classifiers; see ``from_checkpoint``."""
+        trained = _load_classifiers(directories, self.generator)
+        return Controller.build(self.generator, trained, self.options, self.holes)
 
     @property
     def fields(self) -> Mapping[str, Sequence[str]]:
@@ -351,6 +346,23 @@ class Controller:
         ]
         ends = np.cumsum([len(ways) for ways in plans])
         return [candidates[end - len(ways) : end] for end, ways in zip(ends, plans)]
+
+
+def _load_classifiers(
+    directories: Sequence[str | Path], generator: Generator
+) -> dict[str, TrainedClassifier]:
+    """Return task -> classifier; raises UserError for one that does not fit, or two of a task."""
+    trained: dict[str, TrainedClassifier] = {}
+    for directory in directories:
+        classifier = TrainedClassifier.load(directory)
+        classifier.check_fits(generator.params, generator.config)
+        if classifier.task in trained:
+            raise UserError(
+                f"{directory} and {trained[classifier.task].path} are both classifiers for "
+                f"{classifier.task!r}; give one"
+            )
+        trained[classifier.task] = classifier
+    return trained
 
 
 def decode(row: np.ndarray, tokenizer: Tokenizer) -> str:

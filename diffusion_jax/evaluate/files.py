@@ -7,13 +7,12 @@ or a list of them, and, where known, "id" and "src". A line without an id has it
 counted from 0, blank lines left out.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.files import listing, read_lines
+from diffusion_jax.text.files import json_object, listing, read_lines
 
 _IDS_SHOWN = 3
 
@@ -132,13 +131,7 @@ def _rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{place}: invalid JSON ({error.msg}); is it a .jsonl file?") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: a JSON {type(row).__name__}, but must be an object")
-        yield place, row
+        yield place, json_object(line, place)
 
 
 def _candidate_entry(row: Mapping[str, Any], place: str) -> Entry:

@@ -163,14 +163,17 @@ def largest_batch(config: ExperimentConfig, mesh: Mesh, memory: float, first: Co
     other = max(unit, batch // 2 // unit * unit)
     if other == batch:
         other = 2 * batch
-    changed = replace(config, train=replace(config.train, batch_size=other))
-    second = compile_training(changed, mesh)
+
+    def step(rows: int) -> Compiled:
+        train = replace(config.train, batch_size=rows)
+        return compile_training(replace(config, train=train), mesh)
+
+    second = step(other)
     while second.peak_bytes is None and other > unit:
         # A compiler that knows the memory says nothing of what does not fit: go on with less.
         batch, first = other, second
         other = max(unit, other // 2 // unit * unit)
-        changed = replace(config, train=replace(config.train, batch_size=other))
-        second = compile_training(changed, mesh)
+        second = step(other)
     if first.peak_bytes is None or second.peak_bytes is None:
         fitting = [b for b, c in ((batch, first), (other, second)) if c.peak_bytes is not None]
         return max(fitting, default=0)

@@ -1,7 +1,6 @@
 """Run the jobs of a sweep one after another; what is finished is not run again."""
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from diffusion_jax.text.grammar import load_grammar
 from diffusion_jax.text.loader import EvalLoader, RowTable
 from diffusion_jax.train.progress import ProgressReport
 from diffusion_jax.train.validation import make_validation
+from diffusion_jax.workdir import write_whole
 
 ENTROPY_SENTENCES = 5000
 
@@ -170,9 +170,7 @@ def _write(where: Path, record: dict[str, Any]) -> None:
     """Write a result at once: its presence says that the job is finished."""
     if jax.process_index() != 0:
         return
-    unfinished = where / (RESULT_FILE + ".tmp")
-    unfinished.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    os.replace(unfinished, where / RESULT_FILE)
+    write_whole(where / RESULT_FILE, json.dumps(record) + "\n")
 
 
 def _quiet() -> ProgressReport:

@@ -16,14 +16,13 @@ Positions count the tokens of the text from 0, without START; ends are inclusive
 tokens, without START and END.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.files import read_lines
+from diffusion_jax.text.files import json_value, read_lines
 from diffusion_jax.text.labels import UNIVERSAL_TAGS, lookup
 from diffusion_jax.text.trees import Span, check_nested, parse_tree
 
@@ -160,17 +159,12 @@ def read_targets(path: str | Path) -> list[Target]:
     for number, line in read_lines(path):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
+        record = json_value(line, place)
         try:
-            target = target_from_json(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: invalid JSON: {error}") from None
-        except RecursionError:
-            raise UserError(
-                f"{path}, line {number}: the JSON is nested too deeply; a target holds texts, "
-                "numbers and lists of them"
-            ) from None
+            target = target_from_json(record)
         except UserError as error:
-            raise UserError(f"{path}, line {number}: {error}") from error
+            raise UserError(f"{place}: {error}") from error
         targets.append(target)
     if not targets:
         raise UserError(f"{path}: holds no target")

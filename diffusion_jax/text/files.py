@@ -1,9 +1,11 @@
 """Reading text files safely: every complaint names the file and the line."""
 
 import difflib
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from diffusion_jax.errors import UserError
 
@@ -36,6 +38,43 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     path = check_file(path)
     with path.open("rb") as file:
         yield from _decoded(file, str(path))
+
+
+def json_value(line: str, place: str) -> Any:
+    """Return what a line of JSON holds.
+
+    Args:
+        line: one line.
+        place: file and line, for messages.
+
+    Raises:
+        UserError: it is not JSON, holds what is no Unicode text, or is nested past reading.
+    """
+    try:
+        value = json.loads(line)
+        # Half of a surrogate pair can be escaped (and only escaped), but no text holds it.
+        if "\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{place}: invalid JSON ({error.msg} at column {error.colno}); every line must be JSON "
+            "of its own"
+        ) from None
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place}: a character that is not Unicode text ({error.reason}); take it out"
+        ) from None
+    except RecursionError:
+        raise UserError(f"{place}: the JSON is nested too deeply; flatten it") from None
+    return value
+
+
+def json_object(line: str, place: str) -> dict[str, Any]:
+    """Return ``json_value`` of a line that must hold an object; raises UserError."""
+    value = json_value(line, place)
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: a JSON {type(value).__name__}, but must be an object")
+    return value
 
 
 def check_local(path: str | Path) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.example import Example, linearise
-from diffusion_jax.text.files import listing, read_lines
+from diffusion_jax.text.files import json_object, listing, read_lines
 
 # The columns looked for when the user names none, in this order.
 _KNOWN_COLUMNS = (
@@ -108,30 +107,9 @@ def read_jsonl(
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        row = _json_object(line, place)
+        row = json_object(line, place)
         if example := example_of_row(row, columns, where, place, str(number)):
             yield example
-
-
-def _json_object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        # Half of a surrogate pair can be escaped, but no text holds it.
-        json.dumps(row, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{place}: invalid JSON ({error.msg} at column {error.colno}); every line must be one "
-            "JSON object"
-        ) from None
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{place}: a character that is not Unicode text ({error.reason}); take it out"
-        ) from None
-    except RecursionError:
-        raise UserError(f"{place}: the JSON is nested too deeply; flatten it") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: a JSON {type(row).__name__}, but must be an object")
-    return row
 
 
 def example_of_row(

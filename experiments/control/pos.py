@@ -16,9 +16,8 @@ option of `diffusion-jax evaluate-control` can be added, and wins over the publi
 
 import sys
 
-from diffusion_jax.cli import entry
+from diffusion_jax.cli.published_control import measure
 
-SAMPLING = ("--sampler", "ddim", "--eta", "1", "--steps", "200", "--clamp", "all", "-n", "50")
 PUBLISHED = (
     "--guidance.method",
     "adagrad",
@@ -29,7 +28,4 @@ PUBLISHED = (
 )
 
 if __name__ == "__main__":
-    targets = any(word.partition("=")[0] == "--targets" for word in sys.argv)
-    task = () if targets else ("--task", "pos")
-    options = ("--train-missing", *SAMPLING, *PUBLISHED, *sys.argv[1:])
-    sys.exit(entry(["evaluate-control", *task, *options]))
+    sys.exit(measure("pos", "--train-missing", *PUBLISHED))
