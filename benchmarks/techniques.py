@@ -44,9 +44,12 @@ _POSTERIOR = {
     "model.normalize_embedding": True,
     "diffusion.objective": "cross_entropy",
 }
+_ABSORBING = {"model.mean_embed": True, "diffusion.absorb_rate": 0.5}
 PRESETS: dict[str, dict[str, Any]] = {
     # DiffuSeq: loss over all positions, loss-aware timesteps.
     "published": {"diffusion.timestep_sampler": "loss_aware"},
+    # DiffuSeq-v2: that, around a learned absorbing state, with discrete noise.
+    "v2": {"diffusion.timestep_sampler": "loss_aware", **_ABSORBING},
     "all": {"diffusion.timestep_sampler": "stratified"},
     "target": {**_TARGET, "diffusion.timestep_sampler": "stratified"},
     "self_cond": _BASE,
@@ -60,6 +63,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "length_head": {**_BASE, "model.length_head": True},
     "length_bucket": {**_BASE, "model.length_head": True, "data.length_bucket": 8},
+    "absorbing": {**_BASE, **_ABSORBING},
+    "bfloat16": {**_BASE, "model.dtype": "bfloat16"},
     "snr": {**_BASE, "diffusion.snr_weight": 1.0},
     "bucket_snr": {
         **_BASE,
@@ -82,8 +87,12 @@ SAMPLERS: tuple[dict[str, Any], ...] = (
     {"sampler": "ddim", "steps": 20, "clamp": "all"},
     {"sampler": "ddpm", "steps": 200, "clamp": "all"},
 )
-# What only some presets can do.
-MORE_SAMPLERS = {
+_SOLVER: dict[str, Any] = {"sampler": "dpm++", "order": 2, "steps": 10, "clamp": "none"}
+# What only some presets can do, or are compared by.
+MORE_SAMPLERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "published": (_SOLVER,),
+    "v2": (_SOLVER, {**_SOLVER, "faithful_v2": True}),
+    "absorbing": (_SOLVER, {**_SOLVER, "faithful_v2": True}),
     "guidance": tuple({**options, "guidance_scale": 2.0} for options in SAMPLERS),
     "cross_entropy": ({**SAMPLERS[0], "temperature": 0.5},),
 }
