@@ -23,6 +23,7 @@ from diffusion_jax.models.autoregressive import (
 from diffusion_jax.scale.agreement import check_same_data, together
 from diffusion_jax.scale.mesh import check_batch_size, make_mesh
 from diffusion_jax.text.buckets import bucket_ends
+from diffusion_jax.text.loader import filled_batches
 from diffusion_jax.text.packing import Row, pack_pair, pack_source, pack_text, unpack_target
 from diffusion_jax.text.prefixes import with_prefix
 from diffusion_jax.text.rows import Packing
@@ -212,11 +213,8 @@ class TrainedAutoregressive:
 
 
 def _batches(count: int) -> list[np.ndarray]:
-    """Return the rows of each batch, the last one filled up with its last row."""
-    size = min(count, BATCH_SIZE)
-    return [
-        np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)
-    ]
+    """Return which rows each batch holds; fewer rows than a batch make a smaller one."""
+    return filled_batches(count, max(1, min(count, BATCH_SIZE)))
 
 
 class AutoregressiveResult(NamedTuple):

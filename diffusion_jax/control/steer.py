@@ -33,7 +33,7 @@ from diffusion_jax.text.control_targets import Target
 from diffusion_jax.text.labels import AttributeLabels
 from diffusion_jax.text.templates import keeps
 from diffusion_jax.text.tokenizers import Tokenizer
-from diffusion_jax.text.tokenizers.base import content_ids
+from diffusion_jax.text.tokenizers.base import content_ids, special_ids
 from diffusion_jax.types import Params
 
 
@@ -142,7 +142,7 @@ class Controller:
                 self_condition=config.model.self_conditioning,
                 draws_noise=config.sample.draws_noise,
             ),
-            special_ids=sorted({words.start_id, words.end_id, words.sep_id, words.pad_id}),
+            special_ids=special_ids(words),
         )
 
         def score(params: Params, ids: jax.Array, wanted: Wanted) -> _Scores:

@@ -18,8 +18,10 @@ from diffusion_jax.losses.terms import Draws
 from diffusion_jax.models.base import bind, own_estimate
 from diffusion_jax.program import Program
 from diffusion_jax.rounding import nearest_embedding
+from diffusion_jax.text.loader import filled_batches
 from diffusion_jax.text.store import TokenStore
 from diffusion_jax.text.tokenizers import Tokenizer
+from diffusion_jax.text.tokenizers.base import special_ids
 from diffusion_jax.types import Params
 
 SHARE_OF_NOISE = 0.01
@@ -95,25 +97,19 @@ def word_recovery(
         estimate = own_estimate(denoise, x_t, time, self_condition=conditioned)
         return nearest_embedding(estimate, program.model.head(params).weight)[0]
 
-    special = {
-        tokenizer.start_id,
-        tokenizer.end_id,
-        tokenizer.sep_id,
-        tokenizer.pad_id,
-        tokenizer.unk_id,
-    }
+    no_words = [*special_ids(tokenizer), tokenizer.unk_id]
     num_rows = min(num_rows, len(store))
     places: Counter[int] = Counter()
     found: Counter[int] = Counter()
-    for start in range(0, num_rows, batch_size):
-        # The last batch is filled up so that all have one shape; the filling is not counted.
-        index = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
+    for index in filled_batches(num_rows, batch_size):
+        start = int(index[0])
         rows = store.rows(index)
         key = jax.random.fold_in(jax.random.key(seed), start)
         given_back = np.asarray(rounded(params, key, rows["input_ids"], rows["noise_mask"]))
+        # Not what fills up the last batch.
         counted = slice(0, num_rows - start)
         ids, back = rows["input_ids"][counted], given_back[counted]
-        looked_at = rows["noise_mask"][counted] & ~np.isin(ids, list(special))
+        looked_at = rows["noise_mask"][counted] & ~np.isin(ids, no_words)
         places.update(ids[looked_at].tolist())
         found.update(ids[looked_at & (back == ids)].tolist())
     if not places:

@@ -15,6 +15,7 @@ from diffusion_jax.evaluate.likelihood import (
     summarize,
 )
 from diffusion_jax.program import Program
+from diffusion_jax.text.loader import filled_batches
 from diffusion_jax.text.store import TokenStore
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.types import Params
@@ -79,14 +80,12 @@ def corpus_bound(
         )
     )
     parts = []
-    for start in range(0, num_rows, batch_size):
-        # The last batch is filled up so that all have one shape; the filling is left out again.
-        index = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
+    for index in filled_batches(num_rows, batch_size):
         rows = store.rows(index)
-        key = jax.random.fold_in(jax.random.key(seed), start)
-        terms = bound(key, params, rows["input_ids"], rows["noise_mask"])
-        parts.append(jax.tree.map(lambda x, n=num_rows - start: np.asarray(x)[:n], terms))
-    return summarize(jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts))
+        key = jax.random.fold_in(jax.random.key(seed), int(index[0]))
+        parts.append(bound(key, params, rows["input_ids"], rows["noise_mask"]))
+    # Without what fills up the last batch.
+    return summarize(jax.tree.map(lambda *arrays: np.concatenate(arrays)[:num_rows], *parts))
 
 
 def _batch_bound(

@@ -134,6 +134,14 @@ class EvalLoader:
         return batch
 
 
+def filled_batches(count: int, batch_size: int) -> list[np.ndarray]:
+    """Return which rows each batch holds: all of one size, the last filled up with the last row."""
+    return [
+        np.minimum(np.arange(start, start + batch_size), count - 1)
+        for start in range(0, count, batch_size)
+    ]
+
+
 def own_rows(global_batch_size: int, process_index: int, process_count: int) -> range:
     """Return which rows of a global batch belong to one process."""
     if global_batch_size < 1:

@@ -76,6 +76,11 @@ class Tokenizer(SpecialIds, Protocol):
         ...
 
 
+def special_ids(special: SpecialIds) -> list[int]:
+    """Return the ids that packing adds, sorted, each once."""
+    return sorted({special.start_id, special.end_id, special.sep_id, special.pad_id})
+
+
 def content_ids(ids: Iterable[int], special: SpecialIds) -> list[int]:
     """Return the ids before the first END, without START, SEP and PAD.
 
