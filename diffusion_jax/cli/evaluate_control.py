@@ -1,15 +1,24 @@
 """``diffusion-jax evaluate-control``: success and fluency of control, beside baselines."""
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from diffusion_jax.cli.control import HoleOptions, Several, judge_of, load_controller
-from diffusion_jax.cli.options import SampleOverrides, check_output, output_stream, parse
+from diffusion_jax.cli.options import (
+    SampleOverrides,
+    check_output,
+    output_stream,
+    parse,
+    progress,
+)
+from diffusion_jax.cli.resuming import begin, options_file
 from diffusion_jax.config.guidance import GuidanceConfig
 from diffusion_jax.errors import UserError
 
@@ -21,6 +30,9 @@ class EvaluateControlCommand:
     Targets are drawn from held-out texts (the grammar's test split; elsewhere --data). On the
     grammar, success and fluency are decided by parsing. A task is attribute, pos, tree, span,
     length or infill, or several of one text joined by "+".
+
+    With --output control.json all texts are kept as they are written, in control.texts.jsonl, and
+    an interrupted measurement goes on where it stopped with --resume.
 
     Example: diffusion-jax evaluate-control runs/small --classifier runs/attribute
         --task attribute --task attribute+length --num-targets 100 -n 50 -o control.json
@@ -42,7 +54,8 @@ class EvaluateControlCommand:
         num_targets: targets for each task.
         num: texts for each target.
         pool: texts without control, for the baselines; 0 leaves them out.
-        output: JSON with all figures; "-" prints the table only.
+        output: JSON with all figures; "-" prints the table only and keeps no texts.
+        resume: go on with the texts that were kept beside --output; tasks may be added.
         seed: of targets and texts.
         batch_size: rows per compiled call.
         weights: "ema", "ema RATE" or "params" (not averaged).
@@ -66,6 +79,7 @@ class EvaluateControlCommand:
     num: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 50
     pool: int = 500
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "-"
+    resume: bool = False
     seed: int = 0
     batch_size: int = 250
     weights: str = "ema"
@@ -80,11 +94,12 @@ class EvaluateControlCommand:
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(EvaluateControlCommand, "evaluate-control", arguments)
-    check_output(command.output)
+    kept_in = _kept_in(command)
     if command.num < 1 or command.num_targets < 1 or command.pool < 0:
         raise UserError("--num and --num-targets must be at least 1, --pool at least 0")
     if not command.task and command.targets is None:
         raise UserError("give --task (for example attribute) or --targets")
+    from diffusion_jax.control.kept import KeptTexts
     from diffusion_jax.control.measure import Measurement, table
 
     # What can be wrong is looked at before classifiers are trained.
@@ -100,6 +115,9 @@ def main(arguments: Sequence[str]) -> int:
         controller.check(targets)
     everything = [target for targets in tasks.values() for target in targets]
     judge = judge_of(controller, everything, annotator=annotator)
+    if kept_in is not None:
+        options = partial(_options, command, controller, teachers)
+        begin(str(kept_in), options, resume=command.resume)
     run = Measurement(
         controller,
         judge,
@@ -107,13 +125,17 @@ def main(arguments: Sequence[str]) -> int:
         seed=command.seed,
         batch_size=command.batch_size,
         pool_size=command.pool,
+        kept=KeptTexts(kept_in),
         **teachers,
     )
-    rows: list[Any] = []
-    for task, targets in tasks.items():
-        for row in run.rows(task, targets):
-            rows.append(row)
-            print(table([row]).splitlines()[2], flush=True)
+    # The bar takes the place of sys.stdout where it is shown.
+    stdout = sys.stdout
+    with progress("writing", run.steps(tasks.values()), len(run.kept)) as run.advance:
+        rows: list[Any] = []
+        for task, targets in tasks.items():
+            for row in run.rows(task, targets):
+                rows.append(row)
+                print(table([row]).splitlines()[2], file=stdout, flush=True)
     print("\n" + table(rows, published=not corpus.startswith("grammar:")))
     if command.output != "-":
         record = {
@@ -127,6 +149,39 @@ def main(arguments: Sequence[str]) -> int:
         with output_stream(command.output) as stream:
             print(json.dumps(record, indent=2), file=stream)
     return 0
+
+
+def _kept_in(command: EvaluateControlCommand) -> Path | None:
+    """Return where texts are kept; raises UserError where they, or the figures, cannot be."""
+    check_output(command.output)
+    if command.output == "-":
+        if command.resume:
+            raise UserError("--resume goes on with texts kept beside --output; give --output FILE")
+        return None
+    path = Path(command.output).with_suffix(".texts.jsonl")
+    check_output(str(path), append=command.resume)
+    if path.exists() and not options_file(str(path)).exists():
+        raise UserError(f"{path} was not begun by evaluate-control; choose another --output")
+    return path
+
+
+def _options(
+    command: EvaluateControlCommand, controller: Any, teachers: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what texts depend on, besides their task and target."""
+    from diffusion_jax.workdir import params_digest
+
+    told = controller.classifiers.items()
+    writers = teachers.get("writers", ())
+    return controller.generator.options(
+        seed=command.seed,
+        num=command.num,
+        pool=command.pool,
+        guidance=asdict(command.guidance),
+        holes=asdict(command.holes),
+        classifiers={task: params_digest(trained.params) for task, trained in told},
+        autoregressive={writer.task: writer.digest for writer in writers},
+    )
 
 
 def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:

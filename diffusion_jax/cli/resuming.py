@@ -61,6 +61,11 @@ def _agree(begins: bytes, unfinished: bytes) -> bool:
     return bool(begins) and unfinished[: len(begins)] == begins[: len(unfinished)]
 
 
+def options_file(output: str) -> Path:
+    """Return where ``begin`` keeps what the lines of an output file depend on."""
+    return Path(output + ".options.json")
+
+
 def begin(output: str, describe: Callable[[], Mapping[str, Any]], *, resume: bool) -> None:
     """Keep beside an output file what its lines depend on; compare with it when it is resumed.
 
@@ -77,7 +82,7 @@ def begin(output: str, describe: Callable[[], Mapping[str, Any]], *, resume: boo
     """
     if output == "-":
         return
-    path, beside = Path(output), Path(output + ".options.json")
+    path, beside = Path(output), options_file(output)
     options = json.loads(json.dumps(describe()))
     if resume and path.exists() and beside.exists():
         changed = differences(_read_options(beside), options)

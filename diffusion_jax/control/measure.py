@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from diffusion_jax.control.choose import order
 from diffusion_jax.control.judge import Judge, Verdict
-from diffusion_jax.control.steer import Candidate, Controller
+from diffusion_jax.control.kept import Kept, KeptTexts
+from diffusion_jax.control.steer import Controller
 from diffusion_jax.control.tasks import CONTROL_NAMES
 from diffusion_jax.control.wishes import Plan
 from diffusion_jax.text.control_targets import Target
@@ -29,11 +30,13 @@ class Writer(NamedTuple):
         name: for the table.
         task: what it can do.
         write: (targets, texts for each, seed) -> texts.
+        digest: of its weights.
     """
 
     name: str
     task: str
     write: Callable[[Sequence[Target], int, int], Texts]
+    digest: str = ""
 
 
 # Li et al. 2022, table 2 and 3: control success in percent / lm-score, 50 samples per target, E2E.
@@ -204,6 +207,7 @@ class Measurement:
         pool_size: int,
         fluency: Fluency | None = None,
         writers: Sequence[Writer] = (),
+        kept: KeptTexts | None = None,
     ):
         """Say what is measured.
 
@@ -216,6 +220,7 @@ class Measurement:
             pool_size: texts without control, for the baselines; 0 leaves them out.
             fluency: nats per token of texts.
             writers: other ways to write for the same targets.
+            kept: where texts are kept; what is there already is not written again.
         """
         self.controller = controller
         self.judge = judge
@@ -225,29 +230,29 @@ class Measurement:
         self.pool_size = pool_size
         self.fluency = fluency
         self.writers = writers
-        self._pool: tuple[list[str], float] | None = None
+        # One without entries is false.
+        self.kept = KeptTexts() if kept is None else kept
+        # Called whenever the texts of one more target are there.
+        self.advance: Callable[[], None] = lambda: None
 
     def rows(self, task: str, targets: Sequence[Target]) -> Iterator[Row]:
         """Yield the lines of one task: control, no control, rejection at equal time."""
-        written, seconds = self._timed(targets)
-        texts = [[candidate.text for candidate in candidates] for candidates in written]
+        written = self._controlled(task, targets)
+        seconds = sum(kept.seconds for kept in written)
         shared = {"fluency": self.fluency, "seconds": seconds}
+        texts = [kept.texts for kept in written]
         yield summarise(task, "control", targets, texts, self.judge, **shared)
-        best = [[candidates[order(candidates, "classifier")[0]].text] for candidates in written]
+        best = [[kept.texts[kept.best]] for kept in written]
         method = f"control, best of {self.num_samples}"
         yield summarise(task, method, targets, best, self.judge, **shared)
-        for writer in self.writers:
-            if common_controls(targets) != (writer.task,):
-                continue
-            start = time.perf_counter()
-            others = writer.write(targets, self.num_samples, self.seed)
-            shared["seconds"] = time.perf_counter() - start
-            yield summarise(task, writer.name, targets, others, self.judge, **shared)
+        for writer in self.serving(targets):
+            others = self._by_writer(writer, task, targets)
+            shared["seconds"] = sum(kept.seconds for kept in others)
+            texts = [kept.texts for kept in others]
+            yield summarise(task, writer.name, targets, texts, self.judge, **shared)
         if self.pool_size == 0:
             return
-        if self._pool is None:
-            self._pool = self._uncontrolled()
-        pool, taken = self._pool
+        pool, taken, _ = self._uncontrolled()
         fluency = self.fluency
         yield summarise(
             task,
@@ -261,24 +266,67 @@ class Measurement:
         draws = seconds / len(targets) / (taken / len(pool))
         yield rejection(task, targets, pool, self.judge, num_samples=self.num_samples, draws=draws)
 
-    def _timed(self, targets: Sequence[Target]) -> tuple[list[list[Candidate]], float]:
-        """Return the candidates for all targets, and the seconds without compilation."""
-        options = {"seed": self.seed, "batch_size": self.batch_size}
+    def steps(self, tasks: Iterable[Sequence[Target]]) -> int:
+        """Return how often ``advance`` is called for tasks of which nothing is kept yet."""
+        ways = sum(len(targets) * (1 + len(self.serving(targets))) for targets in tasks)
+        return ways + (self.pool_size > 0)
+
+    def serving(self, targets: Sequence[Target]) -> list[Writer]:
+        """Return the baselines that can do what these targets ask."""
+        return [writer for writer in self.writers if common_controls(targets) == (writer.task,)]
+
+    def _controlled(self, task: str, targets: Sequence[Target]) -> list[Kept]:
+        """Return the controlled texts of all targets."""
+        written = self.kept.of(task, "control", targets)
+        done = len(written)
+        if done == len(targets):
+            return written
+        options = {"seed": self.seed, "batch_size": self.batch_size, "first_index": done}
         # One batch beforehand, so that the clock does not see compilation.
         plans = [[self.controller.layouts(target)[0]] * self.num_samples for target in targets]
-        next(self.controller.write_plans(plans, **options))
+        next(self.controller.write_plans(plans[done:], **options))
         start = time.perf_counter()
-        written = list(self.controller.write(targets, self.num_samples, **options))
-        return written, time.perf_counter() - start
+        writing = self.controller.write(targets[done:], self.num_samples, **options)
+        for target, candidates in zip(targets[done:], writing):
+            now = time.perf_counter()
+            texts = [candidate.text for candidate in candidates]
+            written.append(Kept(texts, now - start, order(candidates, "classifier")[0]))
+            start = now
+            self._keep(task, "control", target, written[-1])
+        return written
 
-    def _uncontrolled(self) -> tuple[list[str], float]:
-        """Return texts for which nothing is asked, and the seconds without compilation."""
+    def _by_writer(self, writer: Writer, task: str, targets: Sequence[Target]) -> list[Kept]:
+        """Return the texts of a baseline, which writes for all targets at once."""
+        written = self.kept.of(task, writer.name, targets)
+        missing = targets[len(written) :]
+        if not missing:
+            return written
+        start = time.perf_counter()
+        texts = writer.write(targets, self.num_samples, self.seed)[len(written) :]
+        each = (time.perf_counter() - start) / len(targets)
+        for target, group in zip(missing, texts):
+            written.append(Kept(list(group), each))
+            self._keep(task, writer.name, target, written[-1])
+        return written
+
+    def _uncontrolled(self) -> Kept:
+        """Return texts for which nothing is asked; they serve all tasks."""
+        nothing = Target()
+        found = self.kept.of("", "no control", [nothing])
+        if found:
+            return found[0]
         options = {"seed": self.seed, "batch_size": self.batch_size}
-        plans = [[Plan(Target())] * self.pool_size]
+        plans = [[Plan(nothing)] * self.pool_size]
         next(self.controller.write_plans([plans[0][: self.batch_size]], **options))
         start = time.perf_counter()
         written = next(self.controller.write_plans(plans, **options))
-        return [candidate.text for candidate in written], time.perf_counter() - start
+        pool = Kept([candidate.text for candidate in written], time.perf_counter() - start)
+        self._keep("", "no control", nothing, pool)
+        return pool
+
+    def _keep(self, task: str, method: str, target: Target, texts: Kept) -> None:
+        self.kept.add(task, method, target, texts)
+        self.advance()
 
 
 def table(rows: Sequence[Row], *, published: bool = False) -> str:
