@@ -64,7 +64,8 @@ def infill(options: argparse.Namespace) -> int:
     """Write all candidates and references into the output directory, and score them."""
     check(options)
     stories = read_stories(options.data)
-    from diffusion_jax.control.steer import Controller, Holes
+    from diffusion_jax.control.layouts import Holes
+    from diffusion_jax.control.steer import Controller
 
     smallest, largest = options.holes
     controller = Controller.from_checkpoint(

@@ -100,7 +100,8 @@ def main(arguments: Sequence[str]) -> int:
     if not command.task and command.targets is None:
         raise UserError("give --task (for example attribute) or --targets")
     from diffusion_jax.control.kept import KeptTexts
-    from diffusion_jax.control.measure import Measurement, table
+    from diffusion_jax.control.measure import Measurement
+    from diffusion_jax.control.table import table
 
     # What can be wrong is looked at before classifiers are trained.
     controller = load_controller(command)

@@ -32,7 +32,8 @@ class InfillCommand:
         top: how many of the candidates to write for each template.
         choose: rank by the "model" itself or by agreement ("mbr").
         output: file to write; "-" is standard output. An existing file is not overwritten.
-        format: "text", or "jsonl" with {"template", "text", "holds", "scores"}.
+        format: "text", with an empty line between the texts of two templates, or "jsonl" with
+            {"template", "text", "holds", "scores"}.
         seed: candidate i depends on the seed and i alone.
         batch_size: rows per compiled call.
         weights: "ema", "ema RATE" or "params" (not averaged).
@@ -78,7 +79,9 @@ def main(arguments: Sequence[str]) -> int:
         targets, command.num, seed=command.seed, batch_size=command.batch_size
     )
     with output_stream(command.output) as stream:
-        for target, candidates in zip(targets, written):
+        for number, (target, candidates) in enumerate(zip(targets, written)):
+            if number and command.format == "text":
+                print(file=stream)
             for best in rank(candidates, command.choose)[: command.top]:
                 text = best.text
                 if command.format == "jsonl":

@@ -31,7 +31,7 @@ class SampleOverrides:
 
     Attributes:
         sampler: "ddpm" (ancestral), "ddim", or "dpm++" (DPM-Solver++, good with 5 to 50 steps).
-            Another sampler than the run's starts from its own defaults.
+            With another one than the run's, what it has not in common with that is its default.
         steps: network calls per text, from 1 to the training timesteps.
         spacing: where they are made: equal strides in time ("trailing", "leading", "linspace"),
             denser towards the end ("quadratic"), or uniform in "log_snr".

@@ -4,8 +4,15 @@ import sys
 
 from diffusion_jax import cli
 
-SAMPLING = ("--sampler", "ddim", "--eta", "1", "--steps", "200", "--clamp", "all", "-n", "50")
-"""How the original samples: 200 DDIM steps with eta 1, rounding at each, 50 texts a target."""
+SAMPLING = (
+    *("--sampler", "ddim", "--eta", "1", "--steps", "200", "--spacing", "trailing"),
+    *("--time-shift", "0", "--noise-scale", "1", "--noise-bound", "0"),
+    *("--clamp", "all", "--rounding", "head", "-n", "50"),
+)
+"""How the original samples: 200 DDIM steps with eta 1, rounding at each, 50 texts a target.
+
+All is settled here, whatever the run's own sampling is.
+"""
 
 
 def measure(task: str, *published: str) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from diffusion_jax.control.steer import Candidate
+from diffusion_jax.control.candidate import Candidate
 from diffusion_jax.errors import UserError
 from diffusion_jax.mbr import mbr_scores
 
@@ -25,7 +25,8 @@ def rank(candidates: Sequence[Candidate], how: Choice) -> list[Candidate]:
 def order(candidates: Sequence[Candidate], how: Choice) -> list[int]:
     """Return the indices of the candidates, best first.
 
-    Complete candidates come before those with END or padding in a hole.
+    Complete candidates come before those of another length, without a keyword, or with END or
+    padding in a hole.
 
     Args:
         candidates: of one target.

@@ -37,8 +37,19 @@ from diffusion_jax.samplers import Anchor
 from diffusion_jax.text.labels import FREE
 from diffusion_jax.types import DenoiseFn, Guidance, LogProbFn, Params, StepInfo, StepOutput
 
+OWN = "own"
+"""The kind of control that is a user's own log-probability."""
+
 # What "auto" does not steer at the noisy state: what a text says is told late, and by few words.
-_LATE = ("attribute",)
+# Of what a user asks nothing is known but that it is said of texts without noise.
+_LATE = ("attribute", OWN)
+# In the order in which they act, whatever a batch asks for, so that a row does not depend on the
+# others: ways through the denoiser move the whole estimate, so they come first.
+_WAYS = tuple(
+    (method, through)
+    for through in ("denoiser", "classifier")
+    for method in ("gradient", "adagrad")
+)
 _LOG_PROBS = {"attribute": attribute_log_prob, "pos": pos_log_prob, "tree": tree_log_prob}
 
 
@@ -54,9 +65,23 @@ class Wanted(NamedTuple):
     classifiers: Mapping[str, Params]
 
 
-def log_probs(wanted: Wanted, classifiers: Mapping[str, TrainedClassifier]) -> dict[str, LogProbFn]:
-    """Return kind -> mean log-probability of what is wanted, for the kinds with classifiers."""
-    functions = {}
+class Own(NamedTuple):
+    """A user's own wish, for every text.
+
+    Attributes:
+        log_prob: (vectors [B, L, E], time [B]) -> float32 [B], differentiable.
+        weight: of it, beside the other controls.
+    """
+
+    log_prob: LogProbFn
+    weight: float = 1.0
+
+
+def log_probs(
+    wanted: Wanted, classifiers: Mapping[str, TrainedClassifier], own: Own | None = None
+) -> dict[str, LogProbFn]:
+    """Return kind -> mean log-probability of what is wanted, for the kinds that have one."""
+    functions = {} if own is None else {OWN: own.log_prob}
     for kind, wish in wanted.wishes.items():
         if kind in _LOG_PROBS:
             trained = replace(classifiers[kind], params=wanted.classifiers[kind])
@@ -72,6 +97,7 @@ def make_guidance(
     timesteps: int,
     self_condition: bool,
     draws_noise: bool,
+    own: Own | None = None,
 ) -> MakeGuidance:
     """Return what makes the guide of a chain from ``Wanted``, see ``chain.make_chain``.
 
@@ -82,6 +108,7 @@ def make_guidance(
         timesteps: T of the schedule.
         self_condition: whether the network is given its own estimate.
         draws_noise: whether the sampler does.
+        own: a user's own wish.
 
     Returns:
         The guide; None where all that is asked is anchored.
@@ -105,10 +132,14 @@ def make_guidance(
     def guidance(
         params: Params, denoise: DenoiseFn, anchor: Anchor, wanted: Wanted
     ) -> Guidance | None:
-        if not wanted.wishes:
+        kinds = [*wanted.wishes, OWN] if own is not None else list(wanted.wishes)
+        if not kinds:
             return None
         head = model.head(params)
-        functions = log_probs(wanted, classifiers)
+        functions = log_probs(wanted, classifiers, own)
+        weights = {kind: wish.weight for kind, wish in wanted.wishes.items()}
+        if own is not None:
+            weights[OWN] = jnp.full(anchor.noise_mask.shape[:1], own.weight)
 
         def objective(kinds: Iterable[str], through: str, summed: bool) -> Objective:
             if through == "denoiser":
@@ -117,33 +148,37 @@ def make_guidance(
                 posterior = latent_posterior(head.weight)
             terms = []
             for kind in kinds:
-                wish = wanted.wishes[kind]
                 if kind not in functions:
-                    term = _word_objective(kind, posterior, wish.targets)
+                    term = _word_objective(kind, posterior, wanted.wishes[kind].targets)
                 elif through == "denoiser":
                     term = on_estimate(
                         functions[kind],
                         denoise,
                         self_condition=self_condition,
-                        tell_time=kind in reading,
+                        tell_time=kind in reading or kind == OWN,
                     )
                 else:
                     term = on_latent(functions[kind])
-                count = _count(wish.targets) if summed else 1.0
-                terms.append((wish.weight * count, term))
+                counted = summed and kind != OWN
+                count = _count(wanted.wishes[kind].targets) if counted else 1.0
+                terms.append((weights[kind] * count, term))
             return _sum_by_row(terms)
 
         window = {"min_t": min_t, "max_t": max_t, "anchor": anchor}
-        guides = []
-        guided_by = ways_of(wanted.wishes, options, draws_noise, reading)
-        for (method, through), kinds in guided_by.items():
+        guides: list[Guidance | None] = []
+        guided_by = ways_of(kinds, options, draws_noise, reading)
+        for method, through in _WAYS:
+            some = guided_by.get((method, through))
+            if some is None:
+                guides.append(None)
+                continue
             if method == "gradient":
                 # The posterior's own gradient is that of the sum.
-                wanting = objective(kinds, through, summed=options.method == "auto")
+                wanting = objective(some, through, summed=options.method == "auto")
                 guide = gradient_guidance(wanting, scale=options.scale, **window)
             else:
                 guide = adagrad_guidance(
-                    objective(kinds, through, summed=False),
+                    objective(some, through, summed=False),
                     learning_rate=options.learning_rate,
                     num_updates=options.updates,
                     fluency_weight=options.fluency_weight,
@@ -153,7 +188,7 @@ def make_guidance(
                 )
             # Every kind that any target asks for is part of every row. One that asks for none of
             # these is not even pulled to the mean, or its text would depend on the others.
-            asked = sum((wanted.wishes[kind].weight for kind in kinds), jnp.zeros(()))
+            asked = sum((weights[kind] for kind in some), jnp.zeros(()))
             guides.append(for_rows(guide, asked > 0))
         return in_turn(*guides)
 
@@ -178,7 +213,7 @@ def _check_without_noise(options: GuidanceConfig) -> None:
 def ways_of(
     kinds: Iterable[str], options: GuidanceConfig, draws_noise: bool, reading: frozenset[str]
 ) -> dict[tuple[str, str], list[str]]:
-    """Return (method, through) -> the kinds of control that go that way, in the order they act.
+    """Return (method, through) -> the kinds of control that go that way.
 
     Args:
         kinds: what is wanted.
@@ -187,7 +222,7 @@ def ways_of(
         reading: the kinds whose classifiers read estimates.
     """
     found: dict[tuple[str, str], list[str]] = {}
-    for kind in sorted(kinds, key=lambda kind: kind not in _LATE):
+    for kind in kinds:
         way = (options.method, options.through)
         if options.method == "auto":
             through_denoiser = kind in _LATE or kind in reading

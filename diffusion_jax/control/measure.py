@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.scipy.stats import binom
 
 from diffusion_jax.control.choose import order
 from diffusion_jax.control.judge import Judge, Verdict
@@ -37,23 +38,6 @@ class Writer(NamedTuple):
     task: str
     write: Callable[[Sequence[Target], int, int], Texts]
     digest: str = ""
-
-
-# Li et al. 2022, table 2 and 3: control success in percent / lm-score, 50 samples per target, E2E.
-# What counts as success there is one of our finer figures, but for spans.
-PUBLISHED_MEASURES = {
-    "attribute": "attributes_substring",
-    "pos": "tags",
-    "tree": "tree_f1",
-    "length": "length_within_2",
-}
-PUBLISHED = {
-    "attribute": {"FUDGE": (69.9, 2.83), "Diffusion-LM": (81.2, 2.55), "fine-tuned": (72.5, 2.87)},
-    "pos": {"FUDGE": (27.0, 7.96), "Diffusion-LM": (90.0, 5.16), "fine-tuned": (89.5, 4.72)},
-    "tree": {"FUDGE": (17.9, 3.39), "Diffusion-LM": (86.0, 3.71), "fine-tuned": (64.8, 5.72)},
-    "span": {"FUDGE": (54.2, 4.03), "Diffusion-LM": (93.8, 2.53), "fine-tuned": (26.3, 2.88)},
-    "length": {"FUDGE": (46.9, 3.11), "Diffusion-LM": (99.9, 2.16), "fine-tuned": (98.1, 3.84)},
-}
 
 
 @dataclass(frozen=True)
@@ -122,7 +106,9 @@ def summarise(
     success, error = _mean_over_targets(verdicts)
     known = [v for v in flat if v.fluent is not None]
     inside = [v for v in flat if v.fluent]
-    controls = {name for verdict in flat for name in verdict.holds}
+    # Of what nobody can tell nothing is said.
+    told = [{k: held for k, held in v.holds.items() if held is not None} for v in flat]
+    controls = {name for held in told for name in held}
     measured = {name for verdict in flat for name in verdict.measures}
     written = [text for group in texts for text in group]
     return Row(
@@ -134,8 +120,7 @@ def summarise(
         success=success,
         success_error=error,
         by_control={
-            name: _mean([v.holds[name] for v in flat if v.holds.get(name) is not None])
-            for name in sorted(controls)
+            name: _mean([held[name] for held in told if name in held]) for name in sorted(controls)
         },
         in_language=_mean([v.fluent for v in known]) if known else None,
         success_in_language=_mean([v.all_hold() for v in inside]) if inside else None,
@@ -175,7 +160,7 @@ def rejection(
     for target in targets:
         verdicts = [judge(text, target) for text in pool]
         hits = [v for v in verdicts if v.all_hold()]
-        share = min(draws * len(hits) / len(pool), num_samples) / num_samples
+        share = _expected_hits(draws, len(hits) / len(pool), num_samples) / num_samples
         filled.append(share)
         if verdicts[0].fluent is not None:
             others = [v.fluent for v in verdicts if not v.all_hold()]
@@ -191,6 +176,18 @@ def rejection(
         success_error=_error(filled),
         in_language=_mean(fluent) if fluent else None,
     )
+
+
+def _expected_hits(draws: float, share: float, wanted: int) -> float:
+    """Return the mean of min(hits, wanted), where each of ``draws`` texts obeys with ``share``."""
+    # Of half a draw there is half a hit.
+    whole = int(draws)
+    few = np.arange(wanted)
+
+    def mean(count: int) -> float:
+        return float(wanted - np.sum((wanted - few) * binom.pmf(few, count, share)))
+
+    return mean(whole) + (draws - whole) * (mean(whole + 1) - mean(whole))
 
 
 class Measurement:
@@ -327,48 +324,6 @@ class Measurement:
     def _keep(self, task: str, method: str, target: Target, texts: Kept) -> None:
         self.kept.add(task, method, target, texts)
         self.advance()
-
-
-def table(rows: Sequence[Row], *, published: bool = False) -> str:
-    """Return the rows as a Markdown table, shares in percent.
-
-    Args:
-        rows: its lines.
-        published: add the figures of Diffusion-LM's paper (E2E), each under the name of ours that
-            it can be compared with.
-    """
-    head = "| task | method | success | in language | success in language | other | nats/token |"
-    lines = [head, "|---|---|---:|---:|---:|---|---:|"]
-    for row in rows:
-        others = dict(row.measures or {})
-        if row.by_control and len(row.by_control) > 1:
-            others |= row.by_control
-        listed = ", ".join(f"{name} {_percent(value)}" for name, value in others.items())
-        error = "" if row.success_error is None else f" ± {_percent(row.success_error)}"
-        lines.append(
-            f"| {row.task} | {row.method} | {_percent(row.success)}{error} "
-            f"| {_percent(row.in_language)} | {_percent(row.success_in_language)} | {listed} "
-            f"| {'' if row.nats_per_token is None else f'{row.nats_per_token:.2f}'} |"
-        )
-    if published:
-        lines += _published_lines(rows)
-    return "\n".join(lines)
-
-
-def _published_lines(rows: Sequence[Row]) -> list[str]:
-    lines = []
-    tasks = {row.task: row.controls[0] for row in rows if len(row.controls) == 1}
-    for task, control in tasks.items():
-        measure = PUBLISHED_MEASURES.get(control)
-        for method, (figure, score) in PUBLISHED.get(control, {}).items():
-            success, other = ("", f"{measure} {figure}") if measure else (figure, "")
-            name = f"{method}, published (E2E)"
-            lines.append(f"| {task} | {name} | {success} | | | {other} | {score} |")
-    return lines
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _mean_over_targets(verdicts: Sequence[Sequence[Verdict]]) -> tuple[float | None, float | None]:

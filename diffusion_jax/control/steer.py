@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,8 @@ import numpy as np
 from diffusion_jax.chain import example_keys, make_chain, run_batches
 from diffusion_jax.classifier_run import TrainedClassifier, check_steerable
 from diffusion_jax.config import ExperimentConfig, GuidanceConfig
-from diffusion_jax.control.compose import Wanted, log_probs, make_guidance
+from diffusion_jax.control.candidate import Candidate, decode, is_complete
+from diffusion_jax.control.compose import OWN, Own, Wanted, log_probs, make_guidance
 from diffusion_jax.control.layouts import Holes, lay_out
 from diffusion_jax.control.score import denoising_score, layout_shares
 from diffusion_jax.control.wishes import (
@@ -31,29 +31,9 @@ from diffusion_jax.models.base import Model
 from diffusion_jax.program import Program
 from diffusion_jax.text.control_targets import Target
 from diffusion_jax.text.labels import AttributeLabels
-from diffusion_jax.text.templates import keeps
 from diffusion_jax.text.tokenizers import Tokenizer
-from diffusion_jax.text.tokenizers.base import content_ids, special_ids
-from diffusion_jax.types import Params
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One text that was written for a target.
-
-    Attributes:
-        text: as the tokenizer decodes it; a line end that the model wrote is kept.
-        log_probs: kind of control -> mean log-probability under its classifier, on the clean text.
-        model_score: pseudo log-likelihood under the model itself, see ``score.denoising_score``.
-        complete: the words of the template are kept (always, where they are anchored).
-        plan: what was asked, and how the holes were laid out.
-    """
-
-    text: str
-    log_probs: Mapping[str, float]
-    model_score: float
-    complete: bool
-    plan: Plan
+from diffusion_jax.text.tokenizers.base import special_ids
+from diffusion_jax.types import LogProbFn, Params
 
 
 class _Scores(NamedTuple):
@@ -74,6 +54,7 @@ class Controller:
         chain: the compiled chain; one program for each set of kinds of controls.
         score: compiled scores of texts.
         compose: makes the chain once more, to record its steps; see ``chain.make_chain``.
+        own: a wish of the user's own, see ``steered_by``.
     """
 
     generator: Generator
@@ -84,6 +65,7 @@ class Controller:
     chain: Callable[..., Any]
     score: Callable[..., Any]
     compose: Callable[..., Any]
+    own: Own | None = None
 
     @classmethod
     def from_checkpoint(
@@ -124,6 +106,7 @@ class Controller:
         classifiers: Mapping[str, TrainedClassifier],
         options: GuidanceConfig,
         holes: Holes,
+        own: Own | None = None,
     ) -> "Controller":
         """Make a controller from what is in memory."""
         config, words = generator.config, generator.tokenizer
@@ -141,6 +124,7 @@ class Controller:
                 timesteps=schedule.num_timesteps,
                 self_condition=config.model.self_conditioning,
                 draws_noise=config.sample.draws_noise,
+                own=own,
             ),
             special_ids=special_ids(words),
         )
@@ -148,11 +132,12 @@ class Controller:
         def score(params: Params, ids: jax.Array, wanted: Wanted) -> _Scores:
             x = model.embed(params, ids)
             time = jax.numpy.full(ids.shape[:1], schedule.model_timesteps[0], jax.numpy.float32)
-            found = {kind: f(x, time) for kind, f in log_probs(wanted, classifiers).items()}
-            own = denoising_score(
+            functions = log_probs(wanted, classifiers, own)
+            found = {kind: f(x, time) for kind, f in functions.items()}
+            by_itself = denoising_score(
                 model, params, schedule, ids, self_condition=config.model.self_conditioning
             )
-            return _Scores(found, own)
+            return _Scores(found, by_itself)
 
         return cls(
             generator=generator,
@@ -163,6 +148,7 @@ class Controller:
             chain=jax.jit(compose()),
             score=jax.jit(score),
             compose=compose,
+            own=own,
         )
 
     @property
@@ -183,12 +169,25 @@ class Controller:
     def with_options(self, **changes: Any) -> "Controller":
         """Return the same model steered with other options (``config.GuidanceConfig`` fields)."""
         options = replace(self.options, **changes)
-        return Controller.build(self.generator, self.classifiers, options, self.holes)
+        return Controller.build(self.generator, self.classifiers, options, self.holes, self.own)
 
     def with_classifiers(self, directories: Sequence[str | Path]) -> "Controller":
         """Return the same model with these classifiers; see ``from_checkpoint``."""
         trained = _load_classifiers(directories, self.generator)
-        return Controller.build(self.generator, trained, self.options, self.holes)
+        return Controller.build(self.generator, trained, self.options, self.holes, self.own)
+
+    def steered_by(self, log_prob: LogProbFn, *, weight: float = 1.0) -> "Controller":
+        """Return the same model, every text of which climbs a log-probability of your own as well.
+
+        Args:
+            log_prob: (vectors float32 [B, L, E], time float32 [B]) -> float32 [B],
+                differentiable in the vectors. It is asked about the denoiser's estimate of
+                ``x_start`` (about noisy states with ``through="classifier"``), and about the
+                embeddings of the final words, for the choice of the best candidate.
+            weight: of it beside the other controls.
+        """
+        own = Own(log_prob, weight)
+        return Controller.build(self.generator, self.classifiers, self.options, self.holes, own)
 
     @property
     def fields(self) -> Mapping[str, Sequence[str]]:
@@ -202,7 +201,12 @@ class Controller:
         return self.config.data.length
 
     def check(self, targets: Sequence[Target]) -> None:
-        """Raise UserError for a target that cannot be honoured; compiles nothing."""
+        """Raise UserError for a target that cannot be honoured; compiles nothing.
+
+        A target that asks for nothing is one where the user's own wish steers.
+        """
+        if self.own is not None:
+            targets = [target for target in targets if target.controls()]
         check_targets(targets, self.classifiers, self.tokenizer, self.length)
         for number, target in enumerate(targets, start=1):
             try:
@@ -336,10 +340,10 @@ class Controller:
                 log_probs={
                     kind: float(values[i])
                     for kind, values in scores.log_probs.items()
-                    if wishes[kind].weight[i] > 0
+                    if kind == OWN or wishes[kind].weight[i] > 0
                 },
                 model_score=float(scores.model_score[i]),
-                complete=_is_complete(row, flat[i], self.tokenizer),
+                complete=is_complete(row, flat[i], self.tokenizer),
                 plan=flat[i],
             )
             for i, row in enumerate(written)
@@ -363,14 +367,3 @@ def _load_classifiers(
             )
         trained[classifier.task] = classifier
     return trained
-
-
-def decode(row: np.ndarray, tokenizer: Tokenizer) -> str:
-    """Return a row's text with the line ends that ``Tokenizer.decode`` strips; they are tokens."""
-    tokens = tokenizer.tokens(content_ids(row, tokenizer))
-    ends = len(list(takewhile(lambda token: token == "\n", reversed(tokens))))
-    return tokenizer.decode(row) + " \n" * ends
-
-
-def _is_complete(row: np.ndarray, plan: Plan, tokenizer: Tokenizer) -> bool:
-    return plan.template is None or keeps(plan.template, content_ids(row, tokenizer))

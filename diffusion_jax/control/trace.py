@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.chain import example_keys
+from diffusion_jax.control.candidate import decode
 from diffusion_jax.control.compose import Wanted
-from diffusion_jax.control.steer import Controller, decode
+from diffusion_jax.control.steer import Controller
 from diffusion_jax.control.trace_page import PAGE
 from diffusion_jax.control.wishes import Plan, PlanRow, plan_row, plan_wishes, stack_wishes
 from diffusion_jax.guidance import latent_posterior

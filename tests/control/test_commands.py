@@ -9,6 +9,9 @@ import pytest
 from diffusion_jax import classifier_training
 from diffusion_jax.cli import control, evaluate_control, main
 from diffusion_jax.config import ClassifierRunConfig, GuidanceConfig
+from diffusion_jax.control.candidate import Candidate
+from diffusion_jax.control.steer import Controller
+from diffusion_jax.control.wishes import Plan
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.text.control_targets import Target, read_targets
@@ -75,7 +78,6 @@ def test_one_file_is_not_two(untrained, capsys, tmp_path):
 @pytest.fixture
 def compiles(monkeypatch):
     """Fail where anything is compiled for a chain."""
-    from diffusion_jax.control.steer import Controller
 
     def refuse(*arguments, **options):
         raise AssertionError("bad input reached the chain")
@@ -247,3 +249,16 @@ def test_a_classifier_that_is_given_or_was_trained_is_used(untrained, monkeypatc
     )
     found = evaluate_control._train_missing(command)
     assert found == (mine, str(tmp_path / "run-tree-state"))
+
+
+def test_texts_of_two_templates_are_set_apart(untrained, monkeypatch, tmp_path, capsys):
+    def write(self, targets, num_samples, **options):
+        for target in targets:
+            texts = [target.keep.replace("___", word) for word in ("thai", "nice", "nice")]
+            yield [Candidate(text, {}, -1.0, True, Plan(target)) for text in texts]
+
+    monkeypatch.setattr(Controller, "write", write)
+    templates = tmp_path / "templates.txt"
+    templates.write_text("the ___ pub .\na ___ .\n")
+    assert main(["infill", str(untrained), "-i", str(templates)]) == 0
+    assert capsys.readouterr().out == "the thai pub .\nthe nice pub .\n\na thai .\na nice .\n"

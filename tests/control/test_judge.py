@@ -13,8 +13,9 @@ from diffusion_jax.control.judge import (
     make_judge,
     tag_accuracy,
 )
-from diffusion_jax.control.measure import rejection, summarise, table
+from diffusion_jax.control.measure import rejection, summarise
 from diffusion_jax.control.slots import contains, says
+from diffusion_jax.control.table import table
 from diffusion_jax.control.tasks import draw_targets, held_out, parse_task
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.control_targets import make_target
@@ -175,7 +176,22 @@ def test_rejection_is_the_expectation_under_the_pool():
         return Verdict({"length": text == "good"}, fluent=text in ("good", "fine"))
 
     pool = ["good"] * 2 + ["fine"] * 3 + ["bad"] * 5
-    row = rejection("length", [make_target(length=3)], pool, judge, num_samples=10, draws=20)
-    assert row.success == pytest.approx(0.4)
-    # 4 of 10 texts are hits, all fluent; of the others 3 in 8 are.
-    assert row.in_language == pytest.approx(0.4 + 0.6 * 3 / 8)
+    row = rejection("length", [make_target(length=3)], pool, judge, num_samples=10, draws=2.5)
+    # Far more texts are wanted than are drawn: each of 2.5 draws obeys with 0.2.
+    assert row.success == pytest.approx(0.05, rel=1e-5)
+    # Texts that obey are all fluent; of the others 3 in 8 are.
+    assert row.in_language == pytest.approx(0.05 + 0.95 * 3 / 8, rel=1e-5)
+    # As many hits as are wanted come on average, so often too few of them: E[min(hits, 2)] / 2.
+    row = rejection("length", [make_target(length=3)], pool, judge, num_samples=2, draws=10)
+    none, one = 0.8**10, 10 * 0.2 * 0.8**9
+    assert row.success == pytest.approx((one + 2 * (1 - none - one)) / 2, rel=1e-5)
+
+
+def test_what_nobody_can_tell_is_left_out():
+    def judge(text, target):
+        return Verdict({"length": True, "pos": None})
+
+    row = summarise("length+pos", "control", [make_target(length=3)], [["a", "b"]], judge)
+    assert row.by_control == {"length": 1.0}
+    assert row.success is None
+    assert "nan" not in table([row])

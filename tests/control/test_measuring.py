@@ -7,9 +7,10 @@ import pytest
 
 from diffusion_jax import classifier_training
 from diffusion_jax.cli import evaluate_control, main
-from diffusion_jax.control import annotators, measure, teacher
+from diffusion_jax.control import annotators, teacher
 from diffusion_jax.control.judge import Annotation
-from diffusion_jax.control.measure import Measurement, Row, Writer, common_controls, table
+from diffusion_jax.control.measure import Measurement, Row, Writer, common_controls
+from diffusion_jax.control.table import PUBLISHED, PUBLISHED_MEASURES, table
 from diffusion_jax.control.tasks import draw_targets
 from diffusion_jax.text.control_targets import Target
 from diffusion_jax.text.corpora import open_corpus
@@ -135,11 +136,12 @@ def test_published_figures_stand_under_what_they_measure():
 
     rows = [row("mine.jsonl", "pos"), row("span", "span"), row("attribute+pos", "attribute", "pos")]
     text = table(rows, published=True)
-    assert "| mine.jsonl | Diffusion-LM, published (E2E) |  | | | tags 90.0 | 5.16 |" in text
-    assert "| span | Diffusion-LM, published (E2E) | 93.8 | | |  | 2.53 |" in text
+    published = "| Diffusion-LM, published (E2E) |"
+    assert f"| mine.jsonl {published}  | | | tags 90.0, perplexity under GPT-2 5.16 | |" in text
+    assert f"| span {published} 93.8 | | | perplexity under GPT-2 2.53 | |" in text
     assert text.count("published") == 6
     assert "published" not in table(rows)
-    assert set(measure.PUBLISHED_MEASURES) == set(measure.PUBLISHED) - {"span"}
+    assert set(PUBLISHED_MEASURES) == set(PUBLISHED) - {"span"}
 
 
 def test_holes_are_marked_as_the_user_marks_them(controller):

@@ -9,11 +9,12 @@ import pytest
 
 from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.config import GuidanceConfig
+from diffusion_jax.control.candidate import Candidate, decode
 from diffusion_jax.control.choose import order, rank
 from diffusion_jax.control.compose import Wanted, log_probs, make_guidance, ways_of
 from diffusion_jax.control.read_back import trees_of
 from diffusion_jax.control.score import layout_shares
-from diffusion_jax.control.steer import Candidate, Controller, decode
+from diffusion_jax.control.steer import Controller
 from diffusion_jax.control.wishes import Plan, Wish, plan_wishes, stack_wishes
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance import fixed_words, keywords, latent_posterior
@@ -326,7 +327,7 @@ def test_auto_is_the_gradient_for_attributes_and_adagrad_for_the_rest(controller
 def test_each_kind_of_control_goes_its_way(options, ways):
     kinds, nothing = ["pos", "attribute", "words"], frozenset()
     found = ways_of(kinds, GuidanceConfig(**options), draws_noise=True, reading=nothing)
-    assert list(found.items()) == list(ways.items())
+    assert found == ways
     if not options:
         found = ways_of(kinds[:2], GuidanceConfig(), draws_noise=False, reading=nothing)
         assert found == {("adagrad", "denoiser"): ["attribute"], ("adagrad", "classifier"): ["pos"]}

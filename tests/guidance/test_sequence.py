@@ -22,9 +22,14 @@ def counting(factor):
     return Guidance(lambda x: jnp.zeros((), jnp.int32), apply)
 
 
-def test_one_guide_is_itself():
-    guide = counting(2.0)
-    assert in_turn(guide) is guide
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_a_guide_draws_depends_on_its_place_not_on_the_others(key, place):
+    keys = jax.random.split(key, 2)
+    guides = [counting(1.0), counting(1.0)]
+    alone = in_turn(*(guide if i == place else None for i, guide in enumerate(guides)))
+    moved, _ = alone.apply(keys, X, alone.init(X), None, None)
+    own = jax.vmap(lambda k: jax.random.fold_in(k, place))(jax.random.clone(keys))
+    np.testing.assert_array_equal(moved, guides[0].apply(own, X, 0, None, None)[0])
 
 
 def test_each_sees_the_state_that_the_one_before_left(key):
@@ -55,3 +60,5 @@ def test_rows_that_want_nothing_stay_where_they_are(key):
 def test_there_is_at_least_one():
     with pytest.raises(UserError, match="at least one guide"):
         in_turn()
+    with pytest.raises(UserError, match="at least one guide"):
+        in_turn(None)
