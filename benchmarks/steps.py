@@ -42,6 +42,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "ddpm": {"sampler": "ddpm", "noise_scale": 1.0},
     "ddpm noise 0.7": {"sampler": "ddpm", "noise_scale": 0.7},
     "ddpm noise 0.7 shift 0.05": {"sampler": "ddpm", "noise_scale": 0.7, "time_shift": 0.05},
+    "ddpm noise 0 shift 0.15": {"sampler": "ddpm", "noise_scale": 0.0, "time_shift": 0.15},
     "ddim": {"sampler": "ddim", "eta": 0.0},
     "ddim eta 1": {"sampler": "ddim", "eta": 1.0},
     "dpm++ 2M": {"sampler": "dpm++", "order": 2},
@@ -54,7 +55,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "dpm++ 2M shift 0.05": {"sampler": "dpm++", "order": 2, "time_shift": 0.05},
 }
 STANDARD = (
-    *("ddpm", "ddpm noise 0.7 shift 0.05", "ddim"),
+    *("ddpm", "ddpm noise 0.7 shift 0.05", "ddpm noise 0 shift 0.15", "ddim"),
     *("dpm++ 2M", "dpm++ 3M", "dpm++ 2S", "dpm++ 2M shift 0.05"),
 )
 CALLS = (1, 2, 5, 10, 20, 50, 200, 2000)

@@ -88,11 +88,20 @@ SAMPLERS: tuple[dict[str, Any], ...] = (
     {"sampler": "ddpm", "steps": 200, "clamp": "all"},
 )
 _SOLVER: dict[str, Any] = {"sampler": "dpm++", "order": 2, "steps": 10, "clamp": "none"}
+# States less noisy than the network is told.
+_CALM: dict[str, Any] = {
+    "sampler": "ddpm",
+    "steps": 10,
+    "clamp": "none",
+    "noise_scale": 0.0,
+    "time_shift": 0.15,
+}
 # What only some presets can do, or are compared by.
 MORE_SAMPLERS: dict[str, tuple[dict[str, Any], ...]] = {
-    "published": (_SOLVER,),
-    "v2": (_SOLVER, {**_SOLVER, "faithful_v2": True}),
-    "absorbing": (_SOLVER, {**_SOLVER, "faithful_v2": True}),
+    "published": (_SOLVER, _CALM),
+    "v2": (_SOLVER, {**_SOLVER, "faithful_v2": True}, _CALM),
+    "absorbing": (_SOLVER, {**_SOLVER, "faithful_v2": True}, _CALM),
+    "self_cond": (_SOLVER, _CALM),
     "guidance": tuple({**options, "guidance_scale": 2.0} for options in SAMPLERS),
     "cross_entropy": ({**SAMPLERS[0], "temperature": 0.5},),
 }
