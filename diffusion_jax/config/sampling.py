@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from diffusion_jax.config.checks import require
+from diffusion_jax.fields import check_fields
 
 # The samplers that honour an option which others would ignore.
 _OWNERS = {
@@ -67,6 +68,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and refuse options that the chosen sampler would ignore."""
+        check_fields(self, "sample")
         require(self.steps >= 1, "sample.steps", self.steps, "at least 1")
         require(0.0 <= self.eta <= 1.0, "sample.eta", self.eta, "between 0 and 1")
         require(

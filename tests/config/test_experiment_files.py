@@ -97,6 +97,12 @@ def test_our_experiments_are_configurations(path, scale):
             HEAD + "def config(scale):\n    return ExperimentConfig(train=TrainConfig(steps=0))\n",
             "line 3: train.steps = 0 is not allowed",
         ),
+        (
+            HEAD.replace("import", "import SampleConfig,")
+            + "def config(scale):\n"
+            + "    return ExperimentConfig(sample=SampleConfig(sampler='dpm'))\n",
+            "line 3: sample.sampler = 'dpm' is not allowed; give one of 'ddpm', 'ddim'",
+        ),
         ("def config():\n    return 1\n", r"TypeError: config\(\) takes 0 positional"),
     ],
 )
