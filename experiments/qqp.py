@@ -1,7 +1,10 @@
 """DiffuSeq on Quora question pairs: paraphrasing (arXiv 2210.08933, table 1).
 
-Command: diffusion-jax train experiments/qqp.py --workdir runs/qqp --data.corpus train.jsonl
-    --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt [--scale small|base]
+Command: diffusion-jax train experiments/qqp.py --workdir runs/qqp [--scale base]
+    --data.corpus train.jsonl --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt
+    or, without BERT's vocabulary:
+    diffusion-jax train experiments/qqp.py --workdir runs/qqp --scale small
+    --data.corpus train.jsonl --data.validation valid.jsonl
 Data: JSON lines {"src", "trg"} as DiffuSeq publishes them, 144,715 pairs; BERT's vocab.txt (30,522
     WordPieces, uncased; needs the extra `hf`). The small scale learns a SentencePiece vocabulary
     from the corpus instead.

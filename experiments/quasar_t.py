@@ -2,7 +2,9 @@
 
 Command: diffusion-jax train experiments/quasar_t.py --workdir runs/quasar_t
     --data.corpus train.jsonl --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt
-    [--scale small]
+    or, without BERT's vocabulary:
+    diffusion-jax train experiments/quasar_t.py --workdir runs/quasar_t --scale small
+    --data.corpus train.jsonl --data.validation valid.jsonl
 Data: JSON lines {"src", "trg"} as DiffuSeq publishes them, about 117,000 pairs; BERT's vocab.txt
     (30,522 WordPieces, uncased; needs the extra `hf`). The small scale learns a
     SentencePiece vocabulary from the corpus instead.

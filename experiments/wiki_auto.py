@@ -2,7 +2,9 @@
 
 Command: diffusion-jax train experiments/wiki_auto.py --workdir runs/wiki_auto
     --data.corpus train.jsonl --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt
-    [--scale small]
+    or, without BERT's vocabulary:
+    diffusion-jax train experiments/wiki_auto.py --workdir runs/wiki_auto --scale small
+    --data.corpus train.jsonl --data.validation valid.jsonl
 Data: JSON lines {"src", "trg"} as DiffuSeq publishes them, about 677,000 pairs; BERT's vocab.txt
     (30,522 WordPieces, uncased; needs the extra `hf`). The small scale learns a
     SentencePiece vocabulary from the corpus instead.

@@ -131,7 +131,8 @@ class TokenizerConfig:
             not (self.kind == "sentencepiece" and self.vocab_file and self.lowercase is not None),
             "tokenizer.lowercase",
             self.lowercase,
-            "nothing with a trained SentencePiece model: it folds case or does not",
+            f"nothing with tokenizer.vocab_file = {self.vocab_file!r}, a trained SentencePiece "
+            "model, which folds case or does not; or leave tokenizer.vocab_file out, to train one",
         )
         require(
             self.kind != "wordpiece" or self.vocab_file is not None,

@@ -40,7 +40,7 @@ REFUSED = [
     (
         TokenizerConfig,
         {"kind": "sentencepiece", "vocab_file": "a.model", "lowercase": True},
-        "tokenizer.lowercase",
+        "tokenizer.lowercase = True is not allowed; give nothing with tokenizer.vocab_file = 'a.m",
     ),
     (TokenizerConfig, {"kind": "sentencepiece", "min_count": 3}, "belongs to kind 'word'"),
     (TokenizerConfig, {"kind": "wordpiece"}, "vocab.txt"),
