@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.files import json_object, listing, read_lines
+from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
+from diffusion_jax.text.tokenizers.base import DESCRIPTION_FILE
 
 _IDS_SHOWN = 3
 
@@ -81,6 +83,16 @@ def read_aligned(
         references=[reference for reference in references if reference is not None],
         sources=_all_or_none(sources),
         chosen=_all_or_none(chosen) or None,
+    )
+
+
+def read_tokenizer(path: str | Path) -> Tokenizer:
+    """Return the tokenizer of a run directory, or of its ``tokenizer/``; raises UserError."""
+    for directory in (Path(path) / "tokenizer", Path(path)):
+        if (directory / DESCRIPTION_FILE).is_file():
+            return load_tokenizer(directory)
+    raise UserError(
+        f"{path} holds no tokenizer; give the run directory of the model that wrote the candidates"
     )
 
 

@@ -8,9 +8,13 @@ import pytest
 from diffusion_jax.cli import main
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.files import read_aligned
+from diffusion_jax.evaluate.report import evaluate_texts
+from diffusion_jax.text.tokenizers import WordPieceTokenizer
 
 SOURCES = ["what is ai ?", "who is he ?", "where is it ?"]
 REFERENCES = ["what is artificial intelligence ?", "who is that ?", "where is this ?"]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "'", ",", "?", "ai", "he", "is", "it", "s", "that"]
+VOCAB += ["then", "what", "who"]
 CANDIDATES = [["what is ai", "what ?"], ["who is that ?", "who"], ["it", "where is it"]]
 
 
@@ -177,6 +181,55 @@ def test_command_says_bad_input_on_one_line(tmp_path, references, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "2 have no candidates (id 1, 2)" in error
+
+
+@pytest.mark.parametrize("directory", ["run", "run/tokenizer"])
+def test_references_are_spelled_as_the_tokenizer_writes(tmp_path, capsys, directory):
+    """A model in lower case whose every word is right: but its spelling is not the corpus's."""
+    pairs = [("Is it AI ?", "What's AI , is it that ?"), ("Who ?", "Who Is He , Then ?")]
+    tokenizer = WordPieceTokenizer(VOCAB)
+    tokenizer.save(tmp_path / "run" / "tokenizer")
+    rows = [{"src": source, "trg": target} for source, target in pairs]
+    references = write(tmp_path / "references.jsonl", rows)
+    written = [tokenizer.decode(tokenizer.encode(text)) for _, text in pairs]
+    assert written == ["what's ai, is it that?", "who is he, then?"]
+    rows = [
+        {"id": i, "source": source, "candidates": [text]}
+        for i, ((source, _), text) in enumerate(zip(pairs, written))
+    ]
+    path = write(tmp_path / "written.jsonl", rows)
+    arguments = ["evaluate", "--hypotheses", path, "--references", references]
+    spelled = ["--tokenizer", str(tmp_path / directory)]
+    for preset, perfect in (("diffuseq", 1.0), ("standard", 100.0)):
+        scores = []
+        for options in ([], spelled):
+            assert main([*arguments, "--preset", preset, *options, "--output", "-"]) == 0
+            scores.append(json.loads(capsys.readouterr().out))
+        assert scores[0]["candidates"][0]["bleu"] < perfect / 2
+        assert scores[1]["candidates"][0]["bleu"] == pytest.approx(perfect)
+        assert scores[0]["tokenizer"] is None
+        assert scores[1]["tokenizer"] == f"wordpiece, fingerprint {tokenizer.fingerprint()}"
+    assert main([*arguments, *spelled]) == 0
+    assert "wordpiece tokenizer spells them" in " ".join(capsys.readouterr().out.split())
+
+
+def test_sources_are_spelled_too():
+    tokenizer = WordPieceTokenizer(VOCAB)
+    report = evaluate_texts(
+        ["is it ai?"], ["who?"], ["[CLS] Is it AI ? [SEP]"], tokenizer=tokenizer
+    )
+    assert report.candidates[0]["source_copy"] == 1.0
+    several = evaluate_texts(["who?"], [["What ?", "Who ?"]], tokenizer=tokenizer)
+    assert several.candidates[0]["exact_match"] == 1.0
+
+
+def test_a_tokenizer_that_cannot_be_used_is_refused(tmp_path, references, capsys):
+    path = write(tmp_path / "a.jsonl", generated())
+    arguments = ["evaluate", "--tokenizer", str(tmp_path), "--hypotheses"]
+    assert main([*arguments, path, "--references", references]) == 2
+    assert "holds no tokenizer; give the run directory" in capsys.readouterr().err
+    assert main([*arguments, write(tmp_path / "b.jsonl", published(0))]) == 2
+    assert "leave --tokenizer out" in capsys.readouterr().err
 
 
 def test_standard_output_can_be_json(tmp_path, references, capsys):
