@@ -16,8 +16,8 @@ Published: 140,000 steps, global batch 14,336 (2,048 on each of seven GPUs), lr 
     linearly to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10
     candidates and minimum Bayes risk: BLEU 0.0139, ROUGE-L 0.1056, BERTScore 0.5131, dist-1
     0.9467.
-    They are compared with by `evaluate --preset diffuseq --tokenizer runs/commonsense`: references are
-    then spelled as the model's tokenizer spells, as they were there.
+    To compare: `evaluate --preset diffuseq --tokenizer runs/commonsense`, by which references
+    are spelled as the model's tokenizer spells, as they were there.
 """
 
 from diffusion_jax.config import (

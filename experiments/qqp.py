@@ -16,8 +16,8 @@ Published: 50,000 steps, global batch 8,192 (2,048 on each of four GPUs), lr 1e-
     to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10 candidates and
     minimum Bayes risk: BLEU 0.2413, ROUGE-L 0.5880, BERTScore 0.8365, dist-1 0.9807; without, BLEU
     0.1847 (arXiv 2212.10325, table 1).
-    They are compared with by `evaluate --preset diffuseq --tokenizer runs/qqp`: references are
-    then spelled as the model's tokenizer spells, as they were there.
+    To compare: `evaluate --preset diffuseq --tokenizer runs/qqp`, by which references
+    are spelled as the model's tokenizer spells, as they were there.
 """
 
 from dataclasses import replace

@@ -15,8 +15,8 @@ Published: 40,000 steps, global batch 8,192 (2,048 on each of four GPUs), lr 1e-
     linearly to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10
     candidates and minimum Bayes risk: BLEU 0.1731, ROUGE-L 0.3665, BERTScore 0.6123, dist-1
     0.9056; without, BLEU 0.1584 (arXiv 2212.10325, table 1).
-    They are compared with by `evaluate --preset diffuseq --tokenizer runs/quasar_t`: references are
-    then spelled as the model's tokenizer spells, as they were there.
+    To compare: `evaluate --preset diffuseq --tokenizer runs/quasar_t`, by which references
+    are spelled as the model's tokenizer spells, as they were there.
 """
 
 from diffusion_jax.config import (

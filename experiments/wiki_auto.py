@@ -15,8 +15,8 @@ Published: 80,000 steps, global batch 16,384 (2,048 on each of eight GPUs), lr 1
     linearly to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10
     candidates and minimum Bayes risk: BLEU 0.3622, ROUGE-L 0.5849, BERTScore 0.8126, dist-1
     0.9264; without, BLEU 0.2989 (arXiv 2212.10325, table 1).
-    They are compared with by `evaluate --preset diffuseq --tokenizer runs/wiki_auto`: references are
-    then spelled as the model's tokenizer spells, as they were there.
+    To compare: `evaluate --preset diffuseq --tokenizer runs/wiki_auto`, by which references
+    are spelled as the model's tokenizer spells, as they were there.
 """
 
 from diffusion_jax.config import (
