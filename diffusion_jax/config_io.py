@@ -78,8 +78,10 @@ def from_json(text: str, kind: type[Config] = ExperimentConfig) -> Config:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"the configuration is not valid JSON: {error}") from error
+    except RecursionError:
+        raise UserError("the configuration is JSON that is nested too deeply") from None
     if not isinstance(values, dict):
         raise UserError(f"the configuration is a JSON {type(values).__name__}, not an object")
     found, wanted = values.get("kind", DIFFUSION), getattr(kind, "kind", DIFFUSION)
