@@ -209,7 +209,8 @@ class Generator:
             sources: source texts, read as they are needed.
             num_candidates: texts per source (and length), each with its own noise.
             length_beam: how many lengths to try, the likeliest first; for a length head. A source
-                then has ``length_beam * num_candidates`` candidates.
+                then has ``length_beam * num_candidates`` candidates. Where it leaves room for fewer
+                lengths, they take turns, each time with other noise.
             max_target: the most target tokens, START and END included; 0 is what the row allows.
             length_bucket: cut rows to a multiple of this many tokens; 0 keeps them at full length,
                 None does as training did. See above.
@@ -232,8 +233,8 @@ class Generator:
         check_batch_and_seed(batch_size, seed)
         if length_bucket is None:
             length_bucket = self.trained_bucket(max_target)
-        self._check_lengths(length_beam, max_target, length_bucket)
         shape = RowShape(self.config.data.length, length_beam, num_candidates, max_target)
+        shape.check(length_bucket, has_head=self.config.model.length_head)
         return self._generate(
             iter(sources), first_index, shape, length_bucket or None, seed, batch_size
         )
@@ -242,32 +243,6 @@ class Generator:
         """Return the multiple that training cut rows to, 0 where it is not known where they end."""
         ends_known = self.config.model.length_head or max_target > 0
         return self.config.data.length_bucket if ends_known else 0
-
-    def _check_lengths(self, length_beam: int, max_target: int, length_bucket: int) -> None:
-        has_head = self.config.model.length_head
-        if length_beam < 1 or max_target < 0 or length_bucket < 0:
-            raise UserError(
-                f"length_beam={length_beam}, max_target={max_target} and "
-                f"length_bucket={length_bucket} must be at least 1, 0 and 0"
-            )
-        most = self.config.data.length - 4
-        if max_target > most:
-            raise UserError(
-                f"max_target is {max_target}; rows of {self.config.data.length} positions hold a "
-                f"source of one token at least, and a target of at most {most}"
-            )
-        if 0 < max_target < MIN_TARGET:
-            raise UserError(f"max_target is {max_target}; START, a token and END are {MIN_TARGET}")
-        if length_beam > 1 and not has_head:
-            raise UserError(
-                f"length_beam is {length_beam}, but this model predicts no lengths; train one with "
-                "--model.length-head, or leave it at 1"
-            )
-        if length_bucket and not has_head and not max_target:
-            raise UserError(
-                "length_bucket needs max_target, the most target tokens, as this model predicts no "
-                "lengths"
-            )
 
     def check_source(self, text: str, index: int) -> None:
         """Raise UserError where a source is empty or too long; ``index`` (from 0) is for it."""

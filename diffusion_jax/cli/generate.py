@@ -38,6 +38,7 @@ class GenerateCommand:
         mbr: choose one candidate by minimum Bayes risk: by "bleu" (sacrebleu's sentence BLEU) or
             "chrf" against the others, or by the published rules of "diffuseq" or "diffusion_lm".
         length_beam: lengths to try per source, the likeliest first; for models with a length head.
+            A source that leaves room for fewer tries these again, with other noise.
         max_target: the most target tokens, START and END included; 0 is what the row allows.
         length_bucket: rows end soon after their target, at a multiple of this many tokens; 0 keeps
             them at full length; None does as training did, where the model knows how long a target
