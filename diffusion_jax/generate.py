@@ -158,18 +158,15 @@ class Generator:
         Raises:
             UserError: at once when the model was trained on pairs, or a number is out of range.
         """
+        _check_whole(num_samples=num_samples, first_index=first_index)
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}; ask for at least 1")
         if self.config.data.task == "pair":
             raise UserError("this model writes targets for sources; use generate, not sample")
         check_batch_and_seed(batch_size, seed)
-        last = first_index + num_samples
-        if first_index < 0 or last > MAX_SAMPLES:
-            raise UserError(
-                f"samples {first_index} to {last} of a seed; their indices go from 0 to "
-                f"{MAX_SAMPLES:,}: take another seed for more"
-            )
-        return self._stream(range(first_index, last), seed, min(batch_size, num_samples))
+        _check_indices(first_index, num_samples)
+        indices = range(first_index, first_index + num_samples)
+        return self._stream(indices, seed, min(batch_size, num_samples))
 
     def _stream(self, indices: range, seed: int, batch_size: int) -> Iterator[str]:
         shape = (batch_size, self.config.data.length)
@@ -223,16 +220,21 @@ class Generator:
 
         Raises:
             UserError: at once when the model was not trained on pairs, a number is out of range or
-                the model cannot honour an option; in its turn when a source is empty or too long
-                (see ``check_source``).
+                the model cannot honour an option; in its turn when a source is no text, empty or
+                too long (see ``check_source``).
         """
         if self.config.data.task != "pair":
             raise UserError("this model writes texts without a source; use sample, not generate")
+        if isinstance(sources, str):
+            raise UserError("sources must be a list of texts, not one text")
+        if length_bucket is None:
+            length_bucket = self.trained_bucket(max_target)
+        _check_whole(num_candidates=num_candidates, length_beam=length_beam, max_target=max_target)
+        _check_whole(length_bucket=length_bucket, first_index=first_index)
         if num_candidates < 1:
             raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
         check_batch_and_seed(batch_size, seed)
-        if length_bucket is None:
-            length_bucket = self.trained_bucket(max_target)
+        _check_indices(first_index, 0)
         shape = RowShape(self.config.data.length, length_beam, num_candidates, max_target)
         shape.check(length_bucket, has_head=self.config.model.length_head)
         return self._generate(
@@ -264,6 +266,7 @@ class Generator:
         while texts := list(islice(sources, per_window)):
             packed = [self._pack(text, first_index + i) for i, text in enumerate(texts)]
             rows = self.rows_to_write(packed, shape)
+            _check_indices(first_index, len(texts))
             indices = range(first_index, first_index + len(texts))
             row_keys = example_keys(seed, indices, per_source)
             # No later batch is larger than the first: filled up to its size, they need no program
@@ -310,6 +313,8 @@ class Generator:
         return texts
 
     def _pack(self, text: str, index: int) -> Row:
+        if not isinstance(text, str):
+            raise UserError(f"source {index + 1} is {text!r}; every source must be a text")
         if not text.strip():
             raise UserError(f"source {index + 1} is empty; every line needs a source text")
         length, cut = self.config.data.length, self.config.data.on_long == "truncate"
@@ -351,10 +356,26 @@ def _compiled_chain(program: Program, schedule: NoiseSchedule) -> Reverse:
 
 def check_batch_and_seed(batch_size: int, seed: int) -> None:
     """Raise UserError for a batch size or a seed out of range."""
+    _check_whole(batch_size=batch_size, seed=seed)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}; it must be between 0 and 2**32 - 1")
+
+
+def _check_whole(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise UserError(f"{name} is {value!r}; it must be a whole number")
+
+
+def _check_indices(first: int, count: int) -> None:
+    """Raise UserError unless that many texts from the first on have an index."""
+    if first < 0 or first + max(count, 1) > MAX_SAMPLES:
+        raise UserError(
+            f"texts {first} to {first + count} of a seed; their indices go from 0 to "
+            f"{MAX_SAMPLES - 1:,}: take another seed for more"
+        )
 
 
 def with_sample_options(config: ExperimentConfig, options: dict[str, Any]) -> ExperimentConfig:

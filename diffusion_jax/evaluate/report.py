@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -96,21 +96,24 @@ def evaluate_texts(
         The report.
 
     Raises:
-        UserError: the counts differ, there is nothing to score, a source has no reference, or
-            several that the preset does not know, ``mbr`` for a single candidate, no such preset,
-            or a package or model is missing.
+        UserError: something is no list of texts, the counts differ, there is nothing to score, a
+            source has no reference, or several that the preset does not know, ``mbr`` for a single
+            candidate, no such preset, or a package or model is missing.
     """
     if preset not in PRESETS:
         raise UserError(f"no preset is called {preset!r}; there is: {', '.join(PRESETS)}")
     rules = PRESETS[preset]
+    _check_texts("hypotheses", hypotheses)
     groups = [[text] if isinstance(text, str) else list(text) for text in hypotheses]
     check_groups(groups)
+    _check_texts("references", references)
     _check_count("references", references, groups)
     groups = [[rules.clean_hypothesis(text) for text in group] for group in groups]
     given = _spelling(rules, tokenizer)
     references = _clean_references(references, given)
     metrics = dict(rules.metrics)
     if sources is not None:
+        _check_texts("sources", sources, several=False)
         _check_count("sources", sources, groups)
         cleaned = [given(text) for text in sources]
         metrics["source_copy"] = lambda texts, _: exact_match(texts, cleaned)
@@ -120,6 +123,7 @@ def evaluate_texts(
         return {name: metric(texts, references) for name, metric in metrics.items()}
 
     if chosen is not None:
+        _check_texts("chosen texts", chosen, several=False)
         _check_count("chosen texts", chosen, groups)
     choice = None
     if mbr:
@@ -160,9 +164,18 @@ def _clean_references(references: References, clean: Callable[[str], str]) -> Re
     return [g[0] for g in cleaned] if all(len(g) == 1 for g in cleaned) else cleaned
 
 
-def _check_count(what: str, texts: References, groups: Sequence[Sequence[str]]) -> None:
+def _check_texts(what: str, texts: Any, *, several: bool = True) -> None:
+    """Raise UserError unless it is a list of texts (or, where ``several``, of lists of them)."""
     if isinstance(texts, str):
         raise UserError(f"{what} must be a list of texts, not one text")
+    for index, item in enumerate(texts):
+        is_list = several and isinstance(item, Iterable) and not isinstance(item, str)
+        for text in item if is_list else (item,):
+            if not isinstance(text, str):
+                raise UserError(f"{what}: {text!r} of source {index} is no text")
+
+
+def _check_count(what: str, texts: References, groups: Sequence[Sequence[str]]) -> None:
     if len(texts) != len(groups):
         raise UserError(
             f"there are {len(texts)} {what}, but hypotheses for {len(groups)}; "

@@ -154,11 +154,31 @@ def test_rows_are_cut_as_training_cut_them(generator):
         ({"length_beam": 0}, "at least 1"),
         ({"max_target": 2}, "START, a token and END"),
         ({"length_bucket": -1}, "at least 1, 0 and 0"),
+        ({"length_beam": 2.0}, "length_beam is 2.0; it must be a whole number"),
+        ({"num_candidates": 2.0}, "num_candidates is 2.0; it must be a whole number"),
+        ({"num_candidates": True}, "num_candidates is True"),
+        ({"seed": 0.5}, "seed is 0.5"),
+        ({"batch_size": "8"}, "batch_size is '8'"),
+        ({"first_index": -1}, "texts -1 to -1 of a seed; their indices go from 0 to 4,294,967,295"),
+        ({"first_index": 2**32}, "take another seed"),
     ],
 )
 def test_lengths_out_of_range_are_refused(generator, options, message):
     with pytest.raises(UserError, match=message):
         generator.generate(SOURCES, **options)
+
+
+def test_sources_that_are_no_texts_are_refused(generator):
+    with pytest.raises(UserError, match="a list of texts, not one text"):
+        generator.generate("name : Zizzi")
+    for sources in ([1], ["name : Zizzi", None]):
+        with pytest.raises(UserError, match=f"source {len(sources)} is .* must be a text"):
+            list(generator.generate(sources))
+    # The last index there is has a text, the next has none.
+    with pytest.raises(UserError, match="texts 4294967295 to 4294967297 of a seed"):
+        list(generator.generate(SOURCES[:2], first_index=2**32 - 1))
+    with pytest.raises(UserError, match=r"num_samples is 2.0; it must be a whole number"):
+        generator.sample(2.0)
 
 
 def test_a_model_without_a_head_tries_no_lengths(generator):
