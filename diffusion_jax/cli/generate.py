@@ -98,9 +98,10 @@ def main(arguments: Sequence[str]) -> int:
         total, seen = 0, set()
         for index, (id_, text) in enumerate(_read_sources(command.input)):
             generator.check_source(text, index)
-            if id_ in seen:
+            # As evaluate has it, to which 1 and "1" are one id.
+            if str(id_) in seen:
                 raise UserError(f"{command.input}: the id {id_!r} is there twice")
-            seen.add(id_)
+            seen.add(str(id_))
             total += 1
             if tokenizer.unk_id in tokenizer.encode(text):
                 unknown.append(index + 1)
