@@ -32,7 +32,8 @@ class GenerateCommand:
 
     Attributes:
         checkpoint: the --workdir of a training run on pairs.
-        input: source texts: one a line, or .jsonl with "src" (and "id"); "-" is standard input.
+        input: source texts: one a line, or .jsonl with "src" (and "id"); "-" is standard input (of
+            lines). Files are read twice, the first time to check them whole.
         output: file to write; "-" is standard output. An existing file is not overwritten.
         candidates: texts per source (and length, with --length-beam).
         mbr: choose one candidate by minimum Bayes risk: by "bleu" (sacrebleu's sentence BLEU) or
@@ -177,9 +178,9 @@ def _unzipped(named: Iterator[tuple[Id, str]]) -> tuple[Iterator[Id], Iterator[s
 
 
 def _read_sources(path: str) -> Iterator[tuple[Id, str]]:
-    """Yield ids and source texts; the file is opened and looked at at once."""
+    """Return an iterator over ids and source texts; that there is a file is checked at once."""
     from diffusion_jax.text.corpora import open_corpus
-    from diffusion_jax.text.files import read_input
+    from diffusion_jax.text.files import check_file, read_input
 
     if path.endswith((".json", ".csv", ".tsv")):
         raise UserError(
@@ -191,6 +192,8 @@ def _read_sources(path: str) -> Iterator[tuple[Id, str]]:
             (_id_of(example.fields.get("id", index), path), example.text)
             for index, example in enumerate(corpus)
         )
+    if path != "-":
+        check_file(path)
     return ((index, line) for index, (_, line) in enumerate(read_input(path)))
 
 

@@ -139,7 +139,7 @@ def _read(path: str | Path, make_entry: MakeEntry) -> dict[str, Entry]:
 
 
 def _rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, pipe=True):
         if not line.strip():
             continue
         place = f"{path}, line {number}"

@@ -1,14 +1,18 @@
 """``diffusion-jax evaluate``: alignment by id, both formats of candidates, bad files."""
 
 import json
+import os
 import random
+import threading
 
 import pytest
 
 from diffusion_jax.cli import main
+from diffusion_jax.cli.generate import _read_sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.files import read_aligned
 from diffusion_jax.evaluate.report import evaluate_texts
+from diffusion_jax.text.files import check_file
 from diffusion_jax.text.tokenizers import WordPieceTokenizer
 
 SOURCES = ["what is ai ?", "who is he ?", "where is it ?"]
@@ -114,6 +118,31 @@ def test_more_bad_files(tmp_path, references):
     broken.write_text('{"id": 0\n')
     with pytest.raises(UserError, match="line 1: invalid JSON"):
         read_aligned([broken], references)
+
+
+def piped(path, text):
+    """Make a named pipe into which a thread writes once it is read."""
+    os.mkfifo(path)
+    thread = threading.Thread(target=path.write_text, args=(text,), daemon=True)
+    thread.start()
+    return str(path)
+
+
+def test_what_is_read_once_may_be_a_pipe(tmp_path, references):
+    path = piped(tmp_path / "pipe", "".join(json.dumps(row) + "\n" for row in generated()))
+    assert read_aligned([path], references).candidates == CANDIDATES
+    with pytest.raises(UserError, match="the file is empty"):
+        read_aligned([piped(tmp_path / "empty", "")], references)
+
+
+def test_what_is_read_twice_may_not(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="a pipe or a device, which cannot be read twice"):
+        check_file(tmp_path / "pipe")
+    # At once, before a model is loaded; and none waits for somebody to write.
+    for name, message in (("pipe", "takes - for standard input"), ("none.txt", "no such file")):
+        with pytest.raises(UserError, match=message):
+            _read_sources(str(tmp_path / name))
 
 
 def test_a_source_may_have_several_references(tmp_path, capsys):
