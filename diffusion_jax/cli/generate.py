@@ -116,13 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         batch_size=command.batch_size,
         first_index=done,
     )
-    if unknown:
-        some = ", ".join(map(str, unknown[:5])) + ", ..." * (len(unknown) > 5)
-        print(
-            f"{len(unknown)} of {total} sources have words that are not in this model's "
-            f"vocabulary and are read as unknown (lines {some})",
-            file=sys.stderr,
-        )
+    _tell_unknown(unknown, total)
     options = partial(
         generator.options,
         seed=command.seed,
@@ -139,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
         output_stream(command.output, append=command.resume) as stream,
         progress("writing", total, done) as advance,
     ):
-        for id_, generation in zip(ids, generations):
+        for index, (id_, generation) in enumerate(zip(ids, generations), start=done):
             record = {
                 "id": id_,
                 "source": generation.source,
@@ -148,7 +142,24 @@ def main(arguments: Sequence[str]) -> int:
             }
             print(json.dumps(record, ensure_ascii=False), file=stream, flush=True)
             advance()
+            # Standard input is known line by line, so what is to be said of it is said at the end.
+            if total is None and tokenizer.unk_id in tokenizer.encode(generation.source):
+                unknown.append(index + 1)
+            done = index + 1
+    if total is None:
+        _tell_unknown(unknown, done)
     return 0
+
+
+def _tell_unknown(unknown: Sequence[int], total: int | None) -> None:
+    """Say which lines (from 1) have words that the model does not know."""
+    if unknown:
+        some = ", ".join(map(str, unknown[:5])) + ", ..." * (len(unknown) > 5)
+        print(
+            f"{len(unknown)} of {total} sources have words that are not in this model's "
+            f"vocabulary and are read as unknown (lines {some})",
+            file=sys.stderr,
+        )
 
 
 def _num_texts(command: GenerateCommand) -> int:

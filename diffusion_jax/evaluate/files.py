@@ -63,9 +63,9 @@ def read_aligned(
         UserError: a file is missing, empty or malformed; an id is missing, unknown or there twice;
             files disagree on a source or a reference; references are given twice or not at all.
     """
-    files = {str(path): _read(path, _candidate_entry) for path in candidate_paths}
-    if len(files) < len(candidate_paths):
+    if len({Path(path).resolve() for path in candidate_paths}) < len(candidate_paths):
         raise UserError("the same file of candidates is given twice; give each once")
+    files = {str(path): _read(path, _candidate_entry) for path in candidate_paths}
     truth_path, truth = _references(files, reference_path)
     for path, entries in files.items():
         _check_size(path, entries)

@@ -110,6 +110,10 @@ def test_more_bad_files(tmp_path, references):
         read_aligned([path], None)
     with pytest.raises(UserError, match="given twice"):
         read_aligned([path, path], references)
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for same in (tmp_path / ".." / tmp_path.name / "a.jsonl", tmp_path / "link.jsonl"):
+        with pytest.raises(UserError, match="given twice"):
+            read_aligned([path, same], references)
     blank = tmp_path / "blank.jsonl"
     blank.write_text("\n\n")
     with pytest.raises(UserError, match="blank lines only"):

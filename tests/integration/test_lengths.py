@@ -1,5 +1,6 @@
 """A model that predicts lengths, from training to candidates; candidates chosen and cut short."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -205,6 +206,19 @@ def test_the_command_writes_the_chosen_candidate(run, tmp_path, capsys):
     assert main([*arguments, *beam, "--resume"]) == 2
     assert "whether one is chosen" in capsys.readouterr().err
     assert main([*arguments[:5], str(tmp_path / "other"), "--mbr", "bleu"]) == 2
+
+
+def test_unknown_words_are_told_of_files_and_of_standard_input(run, tmp_path, monkeypatch, capsys):
+    lines = "name : Zizzi\nzzqq name\nname\nzzqq\n"
+    (tmp_path / "in.txt").write_text(lines)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    told = []
+    for source in (str(tmp_path / "in.txt"), "-"):
+        assert main(["generate", str(run), "-i", source, "--steps", "1"]) == 0
+        told.append(capsys.readouterr().err)
+    assert "of 4 sources have words that are not in this model's vocabulary" in told[0]
+    assert "2, 4)" in told[0]
+    assert told[0] == told[1]
 
 
 def test_a_long_source_is_refused_or_cut(run, generator, tmp_path, capsys):
