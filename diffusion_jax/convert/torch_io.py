@@ -222,6 +222,7 @@ def _check_opcodes(content: bytes) -> None:
     """
     stack: list[int | None] = []  # how many parts each object unfolds to; None for a mark
     memo: dict[int, int] = {}
+    argument: Any  # an int wherever it is used; the library's types say that it may be None
     for opcode, argument, _ in pickletools.genops(content):
         name = opcode.name
         if name not in _OPCODES:

@@ -142,10 +142,14 @@ def evaluate_texts(
         mbr=score([group[i] for group, i in zip(groups, choice)]) if choice is not None else None,
         mbr_choice=tuple(choice) if choice is not None else None,
         chosen=None if chosen is None else score([rules.clean_hypothesis(t) for t in chosen]),
-        tokenizer=tokenizer and f"{tokenizer.kind}, fingerprint {tokenizer.fingerprint()}",
+        tokenizer=None if tokenizer is None else _named(tokenizer),
         signatures=rules.signatures(references) | _model_signatures(bertscore_model, mauve_model),
         versions=_versions(bertscore_model, mauve_model),
     )
+
+
+def _named(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.kind}, fingerprint {tokenizer.fingerprint()}"
 
 
 def _spelling(rules: Preset, tokenizer: Tokenizer | None) -> Callable[[str], str]:
