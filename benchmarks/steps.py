@@ -27,7 +27,8 @@ import numpy as np
 
 import diffusion_jax
 from diffusion_jax.chain import example_keys
-from diffusion_jax.config import ExperimentConfig
+from diffusion_jax.config import ExperimentConfig, SampleConfig
+from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.overlap import corpus_bleu
 from diffusion_jax.experiment import open_validation
 from diffusion_jax.generate import Generator
@@ -137,12 +138,21 @@ def measure(trained: Trained, options: dict[str, Any], num_rows: int, seed: int)
     return {**values, "rows": num_rows, "cpu_s_without_compile": cost_s}
 
 
+def acts(name: str, calls: int) -> bool:
+    """Return whether so few calls let the sampler be another than one of lower order."""
+    try:
+        SampleConfig(**SAMPLERS[name], steps=calls)
+    except UserError:
+        return False
+    return True
+
+
 def points(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, int]]:
     """Yield (sampler, clamp, calls, rows) in the order of their cost."""
     for calls in sorted(arguments.calls):
         for clamp in CLAMPS:
             for name in arguments.samplers:
-                if calls <= 200 or name in arguments.longest:
+                if (calls <= 200 or name in arguments.longest) and acts(name, calls):
                     yield name, clamp, calls, arguments.rows if calls <= 50 else arguments.long_rows
 
 

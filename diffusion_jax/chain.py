@@ -6,7 +6,6 @@ chain that is made here.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 
 from diffusion_jax import keys
 from diffusion_jax.adaptive import positions_in_target
-from diffusion_jax.config import SampleConfig
+from diffusion_jax.config import SampleConfig, require
 from diffusion_jax.errors import UserError
 from diffusion_jax.guidance.classifier_free import classifier_free
 from diffusion_jax.losses.diffusion import hide_source
@@ -128,7 +127,7 @@ def make_chain(
         written, nor does clamping pull toward one: a text of known length has words up to its end.
 
     Raises:
-        UserError: a guide for a published chain that has none.
+        UserError: a guide for a published chain that has none, or more steps than the schedule has.
     """
     if options.faithful_v2 and make_guidance is not None:
         raise UserError(
@@ -256,12 +255,19 @@ def make_sampler(options: SampleConfig, mean_embed: jax.Array | None = None) -> 
 
 
 def make_grid(options: SampleConfig, schedule: NoiseSchedule) -> StepInfo:
-    """Return the steps that the options ask for; all that there are, where clipping left fewer.
+    """Return the steps that the options ask for.
 
-    More steps than there are timesteps are refused with the configuration. How many are left where
-    the clip follows the embeddings (``clip_noise="auto"``) is known only now.
+    Raises:
+        UserError: there are not as many. A configuration refuses that by itself, but how many are
+            left where the clip follows the embeddings (``clip_noise="auto"``) is known only now.
     """
-    options = replace(options, steps=min(options.steps, schedule.num_timesteps))
+    left = schedule.num_timesteps
+    require(
+        options.steps <= left,
+        "sample.steps",
+        options.steps,
+        f'at most {left}: the clip as it was learned (diffusion.clip_noise "auto") leaves no more',
+    )
     if schedule.alphas_cumprod.ndim == 2:
         return _grid_by_position(options, schedule)
     steps, spacing = options.steps, options.spacing

@@ -280,7 +280,11 @@ def _generators(program: Program, tokenizer: Tokenizer) -> Callable[[TrainState]
         params = sampled_params(config, state)
         if fixed is not None:
             return replace(fixed, params=params)
-        return Generator.build(config, tokenizer, params, state.timestep_state)
+        # A clip that moves may leave fewer steps than were asked for; training goes on with these.
+        left = program.chain_schedule(params, state.timestep_state).num_timesteps
+        sample = replace(config.sample, steps=min(config.sample.steps, left))
+        own = replace(config, sample=sample)
+        return Generator.build(own, tokenizer, params, state.timestep_state)
 
     return generator_of
 

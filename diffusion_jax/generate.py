@@ -158,18 +158,15 @@ class Generator:
         Raises:
             UserError: at once when the model was trained on pairs, or a number is out of range.
         """
+        _check_whole(num_samples=num_samples, first_index=first_index)
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}; ask for at least 1")
         if self.config.data.task == "pair":
             raise UserError("this model writes targets for sources; use generate, not sample")
         check_batch_and_seed(batch_size, seed)
-        last = first_index + num_samples
-        if first_index < 0 or last > MAX_SAMPLES:
-            raise UserError(
-                f"samples {first_index} to {last} of a seed; their indices go from 0 to "
-                f"{MAX_SAMPLES:,}: take another seed for more"
-            )
-        return self._stream(range(first_index, last), seed, min(batch_size, num_samples))
+        _check_indices(first_index, num_samples)
+        indices = range(first_index, first_index + num_samples)
+        return self._stream(indices, seed, min(batch_size, num_samples))
 
     def _stream(self, indices: range, seed: int, batch_size: int) -> Iterator[str]:
         shape = (batch_size, self.config.data.length)
@@ -209,7 +206,8 @@ class Generator:
             sources: source texts, read as they are needed.
             num_candidates: texts per source (and length), each with its own noise.
             length_beam: how many lengths to try, the likeliest first; for a length head. A source
-                then has ``length_beam * num_candidates`` candidates.
+                then has ``length_beam * num_candidates`` candidates. Where it leaves room for fewer
+                lengths, they take turns, each time with other noise.
             max_target: the most target tokens, START and END included; 0 is what the row allows.
             length_bucket: cut rows to a multiple of this many tokens; 0 keeps them at full length,
                 None does as training did. See above.
@@ -222,18 +220,23 @@ class Generator:
 
         Raises:
             UserError: at once when the model was not trained on pairs, a number is out of range or
-                the model cannot honour an option; in its turn when a source is empty or too long
-                (see ``check_source``).
+                the model cannot honour an option; in its turn when a source is no text, empty or
+                too long (see ``check_source``).
         """
         if self.config.data.task != "pair":
             raise UserError("this model writes texts without a source; use sample, not generate")
+        if isinstance(sources, str):
+            raise UserError("sources must be a list of texts, not one text")
+        if length_bucket is None:
+            length_bucket = self.trained_bucket(max_target)
+        _check_whole(num_candidates=num_candidates, length_beam=length_beam, max_target=max_target)
+        _check_whole(length_bucket=length_bucket, first_index=first_index)
         if num_candidates < 1:
             raise UserError(f"num_candidates is {num_candidates}; ask for at least 1")
         check_batch_and_seed(batch_size, seed)
-        if length_bucket is None:
-            length_bucket = self.trained_bucket(max_target)
-        self._check_lengths(length_beam, max_target, length_bucket)
+        _check_indices(first_index, 0)
         shape = RowShape(self.config.data.length, length_beam, num_candidates, max_target)
+        shape.check(length_bucket, has_head=self.config.model.length_head)
         return self._generate(
             iter(sources), first_index, shape, length_bucket or None, seed, batch_size
         )
@@ -242,32 +245,6 @@ class Generator:
         """Return the multiple that training cut rows to, 0 where it is not known where they end."""
         ends_known = self.config.model.length_head or max_target > 0
         return self.config.data.length_bucket if ends_known else 0
-
-    def _check_lengths(self, length_beam: int, max_target: int, length_bucket: int) -> None:
-        has_head = self.config.model.length_head
-        if length_beam < 1 or max_target < 0 or length_bucket < 0:
-            raise UserError(
-                f"length_beam={length_beam}, max_target={max_target} and "
-                f"length_bucket={length_bucket} must be at least 1, 0 and 0"
-            )
-        most = self.config.data.length - 4
-        if max_target > most:
-            raise UserError(
-                f"max_target is {max_target}; rows of {self.config.data.length} positions hold a "
-                f"source of one token at least, and a target of at most {most}"
-            )
-        if 0 < max_target < MIN_TARGET:
-            raise UserError(f"max_target is {max_target}; START, a token and END are {MIN_TARGET}")
-        if length_beam > 1 and not has_head:
-            raise UserError(
-                f"length_beam is {length_beam}, but this model predicts no lengths; train one with "
-                "--model.length-head, or leave it at 1"
-            )
-        if length_bucket and not has_head and not max_target:
-            raise UserError(
-                "length_bucket needs max_target, the most target tokens, as this model predicts no "
-                "lengths"
-            )
 
     def check_source(self, text: str, index: int) -> None:
         """Raise UserError where a source is empty or too long; ``index`` (from 0) is for it."""
@@ -289,6 +266,7 @@ class Generator:
         while texts := list(islice(sources, per_window)):
             packed = [self._pack(text, first_index + i) for i, text in enumerate(texts)]
             rows = self.rows_to_write(packed, shape)
+            _check_indices(first_index, len(texts))
             indices = range(first_index, first_index + len(texts))
             row_keys = example_keys(seed, indices, per_source)
             # No later batch is larger than the first: filled up to its size, they need no program
@@ -335,6 +313,8 @@ class Generator:
         return texts
 
     def _pack(self, text: str, index: int) -> Row:
+        if not isinstance(text, str):
+            raise UserError(f"source {index + 1} is {text!r}; every source must be a text")
         if not text.strip():
             raise UserError(f"source {index + 1} is empty; every line needs a source text")
         length, cut = self.config.data.length, self.config.data.on_long == "truncate"
@@ -376,10 +356,26 @@ def _compiled_chain(program: Program, schedule: NoiseSchedule) -> Reverse:
 
 def check_batch_and_seed(batch_size: int, seed: int) -> None:
     """Raise UserError for a batch size or a seed out of range."""
+    _check_whole(batch_size=batch_size, seed=seed)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}; it must be between 0 and 2**32 - 1")
+
+
+def _check_whole(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise UserError(f"{name} is {value!r}; it must be a whole number")
+
+
+def _check_indices(first: int, count: int) -> None:
+    """Raise UserError unless that many texts from the first on have an index."""
+    if first < 0 or first + max(count, 1) > MAX_SAMPLES:
+        raise UserError(
+            f"texts {first} to {first + count} of a seed; their indices go from 0 to "
+            f"{MAX_SAMPLES - 1:,}: take another seed for more"
+        )
 
 
 def with_sample_options(config: ExperimentConfig, options: dict[str, Any]) -> ExperimentConfig:

@@ -2,17 +2,22 @@
 
 Command: diffusion-jax train experiments/commonsense.py --workdir runs/commonsense
     --data.corpus train.jsonl --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt
-    [--scale small]
+    or, without BERT's vocabulary:
+    diffusion-jax train experiments/commonsense.py --workdir runs/commonsense --scale small
+    --data.corpus train.jsonl --data.validation valid.jsonl
 Data: JSON lines {"src", "trg"} as DiffuSeq publishes them, about 3,382,000 pairs; BERT's vocab.txt
     (30,522 WordPieces, uncased; needs the extra `hf`). The small scale learns a
     SentencePiece vocabulary from the corpus instead.
 Hardware: full: seven A100-class GPUs or a TPU host. small: two CPU cores.
 Time: full: not stated by the authors; 4.9 times as many row updates as QQP, which took two
-    days on four A100. small: 30 minutes on two cores.
+    days on four A100. small: meant to take 30 minutes on two cores, as quasar_t.py does, but
+    never run: no such corpus was at hand.
 Published: 140,000 steps, global batch 14,336 (2,048 on each of seven GPUs), lr 1e-4 falling
     linearly to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10
     candidates and minimum Bayes risk: BLEU 0.0139, ROUGE-L 0.1056, BERTScore 0.5131, dist-1
     0.9467.
+    To compare: `evaluate --preset diffuseq --tokenizer runs/commonsense`, by which references
+    are spelled as the model's tokenizer spells, as they were there.
 """
 
 from diffusion_jax.config import (

@@ -1,7 +1,10 @@
 """DiffuSeq on Quora question pairs: paraphrasing (arXiv 2210.08933, table 1).
 
-Command: diffusion-jax train experiments/qqp.py --workdir runs/qqp --data.corpus train.jsonl
-    --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt [--scale small|base]
+Command: diffusion-jax train experiments/qqp.py --workdir runs/qqp [--scale base]
+    --data.corpus train.jsonl --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt
+    or, without BERT's vocabulary:
+    diffusion-jax train experiments/qqp.py --workdir runs/qqp --scale small
+    --data.corpus train.jsonl --data.validation valid.jsonl
 Data: JSON lines {"src", "trg"} as DiffuSeq publishes them, 144,715 pairs; BERT's vocab.txt (30,522
     WordPieces, uncased; needs the extra `hf`). The small scale learns a SentencePiece vocabulary
     from the corpus instead.
@@ -13,6 +16,8 @@ Published: 50,000 steps, global batch 8,192 (2,048 on each of four GPUs), lr 1e-
     to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10 candidates and
     minimum Bayes risk: BLEU 0.2413, ROUGE-L 0.5880, BERTScore 0.8365, dist-1 0.9807; without, BLEU
     0.1847 (arXiv 2212.10325, table 1).
+    To compare: `evaluate --preset diffuseq --tokenizer runs/qqp`, by which references
+    are spelled as the model's tokenizer spells, as they were there.
 """
 
 from dataclasses import replace

@@ -2,7 +2,9 @@
 
 Command: diffusion-jax train experiments/wiki_auto.py --workdir runs/wiki_auto
     --data.corpus train.jsonl --data.validation valid.jsonl --tokenizer.vocab-file vocab.txt
-    [--scale small]
+    or, without BERT's vocabulary:
+    diffusion-jax train experiments/wiki_auto.py --workdir runs/wiki_auto --scale small
+    --data.corpus train.jsonl --data.validation valid.jsonl
 Data: JSON lines {"src", "trg"} as DiffuSeq publishes them, about 677,000 pairs; BERT's vocab.txt
     (30,522 WordPieces, uncased; needs the extra `hf`). The small scale learns a
     SentencePiece vocabulary from the corpus instead.
@@ -13,6 +15,8 @@ Published: 80,000 steps, global batch 16,384 (2,048 on each of eight GPUs), lr 1
     linearly to 0, T = 2000, sqrt schedule, E = 128, L = 128, loss-aware timesteps. With 10
     candidates and minimum Bayes risk: BLEU 0.3622, ROUGE-L 0.5849, BERTScore 0.8126, dist-1
     0.9264; without, BLEU 0.2989 (arXiv 2212.10325, table 1).
+    To compare: `evaluate --preset diffuseq --tokenizer runs/wiki_auto`, by which references
+    are spelled as the model's tokenizer spells, as they were there.
 """
 
 from diffusion_jax.config import (

@@ -96,7 +96,9 @@ def _check_options(command: ConvertCommand, kind: str) -> None:
     """Refuse what this kind of source would ignore, and miss what it needs."""
     takes = _TAKES[kind]
     for option in fields(command):
-        given = getattr(command, option.name) not in (None, False)
+        value = getattr(command, option.name)
+        # By identity: 0 is given, and equal to False.
+        given = value is not None and value is not False
         if option.name != "source" and given and option.name not in takes:
             raise UserError(
                 f"{_flag(option.name)} has no meaning for {kind} ({command.source}); "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from diffusion_jax.cli.options import check_output, output_stream, parse
+from diffusion_jax.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,6 +32,9 @@ class EvaluateCommand:
         hypotheses: one or more files of candidates of the same sources.
         references: the file of references; left out where the candidates' files carry them.
         preset: "standard" (sacrebleu, chrF, ROUGE-L, ...) or "diffuseq" (as its paper reports).
+        tokenizer: run directory (or its tokenizer/): references and sources are first encoded and
+            decoded by its tokenizer. Published numbers are against such references (BERT's: lower
+            case, its own spacing); without it, capitals and spacing that a model cannot write cost.
         mbr: also choose one candidate per source by minimum Bayes risk, and score the choice.
         bertscore: model for BERTScore, one that it lists, e.g. microsoft/deberta-xlarge-mnli.
         mauve: model for MAUVE (name or directory), e.g. gpt2-large.
@@ -40,6 +44,7 @@ class EvaluateCommand:
     hypotheses: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE [FILE ...]")]
     references: str | None = None
     preset: Literal["standard", "diffuseq"] = "standard"
+    tokenizer: str | None = None
     mbr: bool = False
     bertscore: str | None = None
     mauve: str | None = None
@@ -51,9 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     command = parse(EvaluateCommand, "evaluate", arguments)
     if command.output is not None:
         check_output(command.output)
+    if command.tokenizer is not None and command.references is None:
+        raise UserError(
+            "--tokenizer spells the --references; those that DiffuSeq's files carry are as its "
+            "tokenizer spelled them, so leave --tokenizer out"
+        )
     from rich.console import Console
 
-    from diffusion_jax.evaluate.files import read_aligned
+    from diffusion_jax.evaluate.files import read_aligned, read_tokenizer
     from diffusion_jax.evaluate.report import evaluate_texts
 
     texts = read_aligned(command.hypotheses, command.references)
@@ -64,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         command.preset,
         mbr=command.mbr,
         chosen=texts.chosen,
+        tokenizer=None if command.tokenizer is None else read_tokenizer(command.tokenizer),
         bertscore_model=command.bertscore,
         mauve_model=command.mauve,
     )
@@ -88,7 +99,7 @@ def _table(report: "Report") -> "Table":
 
     table = Table(
         title=f"{report.num_sources} sources, {report.num_candidates} candidates each, "
-        f"preset {report.preset}"
+        f"preset {report.preset}, {_spelled(report)}"
     )
     columns = _columns(report)
     table.add_column("metric")
@@ -99,6 +110,12 @@ def _table(report: "Report") -> "Table":
     for metric, value in report.candidate_set.items():
         table.add_row(f"{metric} (all candidates)", f"{value:.4f}")
     return table
+
+
+def _spelled(report: "Report") -> str:
+    if report.tokenizer is None:
+        return "references as they are"
+    return f"references as a {report.tokenizer.partition(',')[0]} tokenizer spells them"
 
 
 def _columns(report: "Report") -> dict[str, "Scores"]:

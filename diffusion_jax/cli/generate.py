@@ -32,12 +32,14 @@ class GenerateCommand:
 
     Attributes:
         checkpoint: the --workdir of a training run on pairs.
-        input: source texts: one a line, or .jsonl with "src" (and "id"); "-" is standard input.
+        input: source texts: one a line, or .jsonl with "src" (and "id"); "-" is standard input (of
+            lines). Files are read twice, the first time to check them whole.
         output: file to write; "-" is standard output. An existing file is not overwritten.
         candidates: texts per source (and length, with --length-beam).
         mbr: choose one candidate by minimum Bayes risk: by "bleu" (sacrebleu's sentence BLEU) or
             "chrf" against the others, or by the published rules of "diffuseq" or "diffusion_lm".
         length_beam: lengths to try per source, the likeliest first; for models with a length head.
+            A source that leaves room for fewer tries these again, with other noise.
         max_target: the most target tokens, START and END included; 0 is what the row allows.
         length_bucket: rows end soon after their target, at a multiple of this many tokens; 0 keeps
             them at full length; None does as training did, where the model knows how long a target
@@ -97,9 +99,10 @@ def main(arguments: Sequence[str]) -> int:
         total, seen = 0, set()
         for index, (id_, text) in enumerate(_read_sources(command.input)):
             generator.check_source(text, index)
-            if id_ in seen:
+            # As evaluate has it, to which 1 and "1" are one id.
+            if str(id_) in seen:
                 raise UserError(f"{command.input}: the id {id_!r} is there twice")
-            seen.add(id_)
+            seen.add(str(id_))
             total += 1
             if tokenizer.unk_id in tokenizer.encode(text):
                 unknown.append(index + 1)
@@ -113,13 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         batch_size=command.batch_size,
         first_index=done,
     )
-    if unknown:
-        some = ", ".join(map(str, unknown[:5])) + ", ..." * (len(unknown) > 5)
-        print(
-            f"{len(unknown)} of {total} sources have words that are not in this model's "
-            f"vocabulary and are read as unknown (lines {some})",
-            file=sys.stderr,
-        )
+    _tell_unknown(unknown, total)
     options = partial(
         generator.options,
         seed=command.seed,
@@ -136,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
         output_stream(command.output, append=command.resume) as stream,
         progress("writing", total, done) as advance,
     ):
-        for id_, generation in zip(ids, generations):
+        for index, (id_, generation) in enumerate(zip(ids, generations), start=done):
             record = {
                 "id": id_,
                 "source": generation.source,
@@ -145,7 +142,24 @@ def main(arguments: Sequence[str]) -> int:
             }
             print(json.dumps(record, ensure_ascii=False), file=stream, flush=True)
             advance()
+            # Standard input is known line by line, so what is to be said of it is said at the end.
+            if total is None and tokenizer.unk_id in tokenizer.encode(generation.source):
+                unknown.append(index + 1)
+            done = index + 1
+    if total is None:
+        _tell_unknown(unknown, done)
     return 0
+
+
+def _tell_unknown(unknown: Sequence[int], total: int | None) -> None:
+    """Say which lines (from 1) have words that the model does not know."""
+    if unknown:
+        some = ", ".join(map(str, unknown[:5])) + ", ..." * (len(unknown) > 5)
+        print(
+            f"{len(unknown)} of {total} sources have words that are not in this model's "
+            f"vocabulary and are read as unknown (lines {some})",
+            file=sys.stderr,
+        )
 
 
 def _num_texts(command: GenerateCommand) -> int:
@@ -175,9 +189,9 @@ def _unzipped(named: Iterator[tuple[Id, str]]) -> tuple[Iterator[Id], Iterator[s
 
 
 def _read_sources(path: str) -> Iterator[tuple[Id, str]]:
-    """Yield ids and source texts; the file is opened and looked at at once."""
+    """Return an iterator over ids and source texts; that there is a file is checked at once."""
     from diffusion_jax.text.corpora import open_corpus
-    from diffusion_jax.text.files import read_input
+    from diffusion_jax.text.files import check_file, read_input
 
     if path.endswith((".json", ".csv", ".tsv")):
         raise UserError(
@@ -189,6 +203,8 @@ def _read_sources(path: str) -> Iterator[tuple[Id, str]]:
             (_id_of(example.fields.get("id", index), path), example.text)
             for index, example in enumerate(corpus)
         )
+    if path != "-":
+        check_file(path)
     return ((index, line) for index, (_, line) in enumerate(read_input(path)))
 
 

@@ -37,7 +37,8 @@ class SampleOverrides:
             denser towards the end ("quadratic"), or uniform in "log_snr".
         eta: DDIM's noise, 0 (deterministic) to 1.
         variance: DDPM's variance.
-        order: of dpm++, 1 to 3.
+        order: of dpm++, 1 to 3. A third order needs 5 steps (singlestep: 4); with 1 or 2 steps the
+            second is the first.
         method: of dpm++: reuse earlier estimates, or make "order" calls for each longer step.
         time_shift: tell the network a time later by this share of the schedule, 0 to below 1.
         clamp: round the estimates to embeddings at "all" steps, in the "last" half, or "none".

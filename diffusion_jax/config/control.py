@@ -8,6 +8,7 @@ from typing import Literal
 from diffusion_jax.config.checks import require
 from diffusion_jax.config.data import DataConfig, TokenizerConfig
 from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
+from diffusion_jax.fields import check_fields
 from diffusion_jax.models.shape import AutoregressiveConfig, ClassifierConfig
 
 Reads = Literal["state", "estimate"]
@@ -63,6 +64,7 @@ class ClassifierRunConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_fields(self)
         require(0 <= self.clean_rate <= 1, "clean_rate", self.clean_rate, "a share from 0 to 1")
         require(
             self.train.preview_every == 0,
@@ -116,6 +118,7 @@ class AutoregressiveRunConfig:
 
     def __post_init__(self) -> None:
         """Check what spans sections."""
+        check_fields(self)
         require(
             self.prefix == "none" or self.data.task == "text",
             "prefix",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffusion_jax.config.checks import require
+from diffusion_jax.fields import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
+        check_fields(self, "data")
         require(bool(self.corpus), "data.corpus", self.corpus, "a corpus name or a path")
         require(self.length >= 5, "data.length", self.length, "at least 5 tokens")
         require(
@@ -111,6 +113,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and refuse options that the chosen kind would ignore."""
+        check_fields(self, "tokenizer")
         owners = {
             "min_count": ("word",),
             "vocab_size": ("sentencepiece",),
@@ -128,7 +131,8 @@ class TokenizerConfig:
             not (self.kind == "sentencepiece" and self.vocab_file and self.lowercase is not None),
             "tokenizer.lowercase",
             self.lowercase,
-            "nothing with a trained SentencePiece model: it folds case or does not",
+            f"nothing with tokenizer.vocab_file = {self.vocab_file!r}, a trained SentencePiece "
+            "model, which folds case or does not; or leave tokenizer.vocab_file out, to train one",
         )
         require(
             self.kind != "wordpiece" or self.vocab_file is not None,

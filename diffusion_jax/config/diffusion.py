@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffusion_jax.config.checks import require
+from diffusion_jax.fields import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_fields(self, "diffusion")
         require(self.timesteps >= 2, "diffusion.timesteps", self.timesteps, "at least 2")
         require(
             0 <= self.min_timestep <= self.timesteps - 2,

@@ -9,6 +9,7 @@ from diffusion_jax.config.data import DataConfig, TokenizerConfig
 from diffusion_jax.config.diffusion import DiffusionConfig
 from diffusion_jax.config.sampling import SampleConfig
 from diffusion_jax.config.training import MeshConfig, OptimConfig, TrainConfig
+from diffusion_jax.fields import check_fields
 from diffusion_jax.models.spec import DenoiserConfig
 
 
@@ -51,6 +52,7 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check what spans sections."""
+        check_fields(self)
         require(
             self.sample.steps <= self.diffusion.timesteps - self.diffusion.min_timestep,
             "sample.steps",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffusion_jax.config.checks import require
+from diffusion_jax.fields import check_fields
 
 Way = Literal["anchor", "gradient"]
 
@@ -71,6 +72,7 @@ class GuidanceConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and refuse options that the chosen method would ignore."""
+        check_fields(self)
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
         require(self.updates >= 0, "updates", self.updates, "0 (off) or more")
         for name in ("fluency_weight", "noise", "scale"):

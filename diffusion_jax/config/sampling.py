@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from diffusion_jax.config.checks import require
+from diffusion_jax.fields import check_fields
 
 # The samplers that honour an option which others would ignore.
 _OWNERS = {
@@ -28,9 +29,10 @@ class SampleConfig:
             "quadratic" (denser towards the end) or "log_snr" (uniform in log-SNR).
         eta: DDIM's noise, 0 (deterministic) to 1 (ancestral).
         variance: DDPM's variance, "fixed_small" or "fixed_large".
-        order: of DPM-Solver++: 1, 2 or 3.
+        order: of DPM-Solver++: 1, 2 or 3. The first and the last steps are of lower order: a third
+            needs 5 steps (singlestep: 4), and the second is the first with 1 or 2.
         method: of DPM-Solver++: "multistep" reuses earlier estimates, "singlestep" makes ``order``
-            calls for each longer step.
+            calls for each longer step (and one for the last: order + 1 steps at least).
         time_shift: tell the network a time that is later than the state's by this share of the
             schedule (asymmetric time intervals; try 0.02 to 0.2 with few steps).
         clamp: round each estimate of x_start to the nearest embedding: at "all" steps, in the
@@ -67,6 +69,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and refuse options that the chosen sampler would ignore."""
+        check_fields(self, "sample")
         require(self.steps >= 1, "sample.steps", self.steps, "at least 1")
         require(0.0 <= self.eta <= 1.0, "sample.eta", self.eta, "between 0 and 1")
         require(
@@ -77,12 +80,7 @@ class SampleConfig:
         )
         require(self.temperature > 0, "sample.temperature", self.temperature, "above 0")
         require(self.order in (1, 2, 3), "sample.order", self.order, "1, 2 or 3")
-        require(
-            self.order <= max(self.steps, 2),
-            "sample.order",
-            self.order,
-            f"at most 2 with {self.steps} steps: an order needs as many calls",
-        )
+        self._check_order_acts()
         require(
             0.0 <= self.time_shift < 1.0,
             "sample.time_shift",
@@ -137,6 +135,25 @@ class SampleConfig:
             published = {name: allowed[0] for name, allowed in _faithful(sampler).items()}
             options = published | options
         return dataclasses.replace(self, **options)
+
+    def _check_order_acts(self) -> None:
+        """Refuse an order or a method that no step of so few could use.
+
+        The default order 2 is left to any number of steps, as it was perhaps not asked for.
+        """
+        single = self.method == "singlestep"
+        if self.order == 1 or (self.order == 2 and not single):
+            return
+        # Multistep orders rise with the estimates that there are, and fall again before the end.
+        needed = self.order + 1 if single else 2 * self.order - 1
+        name = "order" if self.order == 3 else "method"
+        require(
+            self.steps >= needed,
+            f"sample.{name}",
+            getattr(self, name),
+            f"{needed} steps or more with it: no step of {self.steps} could be of order "
+            f"{self.order}",
+        )
 
     def _check_faithful(self) -> None:
         for name, allowed in _faithful(self.sampler).items():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffusion_jax.config.checks import require
+from diffusion_jax.fields import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_fields(self, "optim")
         require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "above 0")
         require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
@@ -86,6 +88,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges and divisibility."""
+        check_fields(self, "train")
         for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("validate_every", "preview_every", "profile_steps"):
@@ -128,6 +131,7 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_fields(self, "mesh")
         require(self.data == -1 or self.data >= 1, "mesh.data", self.data, "-1 or at least 1")
         require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
         require(self.tensor >= 1, "mesh.tensor", self.tensor, "at least 1")

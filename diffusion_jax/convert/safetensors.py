@@ -33,6 +33,7 @@ MODEL_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 TOKENIZER_DIR = "tokenizer"
 _FORMAT = "diffusion_jax"
+_MAX_STEP = 2**31 - 1
 _NEEDED = ("config", "step", "tokenizer")
 
 
@@ -131,8 +132,8 @@ def read_safetensors(path: str | Path) -> Shared:
     """Read and check a safetensors file that ``export_run`` wrote.
 
     Raises:
-        UserError: the file is damaged, of another program, or its arrays are not those of the
-            network that its configuration describes.
+        UserError: the file is damaged, of another program, its arrays are not those of the
+            network that its configuration describes, or hold numbers that are not finite.
     """
     library = _library()
     path = check_file(path)
@@ -143,6 +144,7 @@ def read_safetensors(path: str | Path) -> Shared:
             config = from_json(metadata["config"])
             _check_arrays(config, {name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            _check_finite(arrays)
     except library.SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
     except UserError as error:
@@ -203,8 +205,12 @@ def _check_metadata(metadata: dict[str, str]) -> None:
             "its metadata is not that of a model of this program (diffusion-jax convert RUN --to "
             f"{MODEL_FILE} writes one)"
         )
-    if not metadata["step"].isdecimal():
-        raise UserError(f"its metadata gives the step {metadata['step']!r}, not a whole number")
+    step = metadata["step"]
+    # A number of thousands of digits is refused by its length: Python does not read it.
+    if not step.isdecimal() or len(step) > len(str(_MAX_STEP)) or int(step) > _MAX_STEP:
+        raise UserError(
+            f"its metadata gives the step {step[:20]!r}, not a whole number up to {_MAX_STEP:,}"
+        )
 
 
 def _check_arrays(config: ExperimentConfig, slices: dict[str, Any]) -> None:
@@ -218,6 +224,16 @@ def _check_arrays(config: ExperimentConfig, slices: dict[str, Any]) -> None:
             raise UserError(
                 f"{name} is {_described(found.get(name))} in the file and "
                 f"{_described(wanted.get(name))} in the network that its configuration describes"
+            )
+
+
+def _check_finite(arrays: dict[str, np.ndarray]) -> None:
+    """Raise UserError where a number is infinite or none at all: all texts would be noise."""
+    for name, array in sorted(arrays.items()):
+        if wrong := int(np.sum(~np.isfinite(array))):
+            raise UserError(
+                f"{wrong} of the {array.size} numbers of {name} are infinite or not a number "
+                "(nan): the run had diverged, or the file is damaged; take an earlier one"
             )
 
 

@@ -33,6 +33,21 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
+# What Python's pickler writes of protocol 2, torch.save's own, and the later ones.
+_OPCODES = frozenset(
+    (
+        *("PROTO", "FRAME", "MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+        *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "NEWOBJ", "BINPERSID"),
+    )
+)
+# These leave a list or a dict behind, which has no hash, whatever is in it.
+_CHANGES = frozenset(["APPEND", "APPENDS", "SETITEM", "SETITEMS"])
+_LARGEST_KEY = 100
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _ZIP_START = b"PK\x03\x04"
 
@@ -71,7 +86,7 @@ class _Known(NamedTuple):
 _FUNCTIONS = {
     ("torch._utils", "_rebuild_tensor_v2"): _Known(lambda *args: _Tensor(*args[:4])),
     ("torch._utils", "_rebuild_parameter"): _Known(lambda data, *_: data),
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _Known(lambda: collections.OrderedDict()),
 }
 
 
@@ -91,7 +106,9 @@ class _Unpickler(pickle.Unpickler):
         tag, storage_type, key, _, count = pid
         if tag != "storage" or not isinstance(storage_type, _StorageType):
             raise UserError("it refers to something that is not a storage of numbers")
-        return _Storage(storage_type.dtype, str(key), _natural(count))
+        if type(key) is not str:
+            raise UserError(f"the name of a storage is a {type(key).__name__}, not text")
+        return _Storage(storage_type.dtype, key, _natural(count))
 
 
 class _Archive:
@@ -110,7 +127,7 @@ class _Archive:
         if order in self._zip.namelist() and self._read(order) != b"little":
             raise UserError("it was written on a big-endian machine, which is not supported")
         content = self._read(self._folder + "data.pkl")
-        _check_memo(content)
+        _check_opcodes(content)
         return _Unpickler(io.BytesIO(content), encoding="utf-8").load()
 
     def array(self, name: str, tensor: _Tensor) -> np.ndarray:
@@ -193,17 +210,69 @@ def _check_start(path: Path) -> None:
         raise UserError("the zip archive has no end: the file is truncated; copy it again")
 
 
-def _check_memo(content: bytes) -> None:
-    """Refuse a pickle that numbers its memo so high that the unpickler would run out of memory."""
-    for opcode, index, _ in pickletools.genops(content):
-        is_put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
-        if is_put and isinstance(index, int) and index > len(content):
-            raise UserError("its pickle claims more objects than it has bytes; it is not trusted")
+def _check_opcodes(content: bytes) -> None:
+    """Refuse a pickle that would keep the unpickler busy for ever, or fill the memory.
+
+    A tuple is hashed by hashing its items. One that holds itself twice over, thirty times, is small
+    in the file but takes hours as the key of a dict; so keys are measured here as they unfold.
+
+    Raises:
+        UserError: an instruction that torch.save does not write, a memo numbered higher than the
+            file is long, or a key of more than ``_LARGEST_KEY`` parts.
+    """
+    stack: list[int | None] = []  # how many parts each object unfolds to; None for a mark
+    memo: dict[int, int] = {}
+    argument: Any  # an int wherever it is used; the library's types say that it may be None
+    for opcode, argument, _ in pickletools.genops(content):
+        name = opcode.name
+        if name not in _OPCODES:
+            raise UserError(
+                f"its pickle has the instruction {name}, which torch.save does not write; it is "
+                "not trusted"
+            )
+        if name == "MARK":
+            stack.append(None)
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            index = len(memo) if name == "MEMOIZE" else argument
+            if index > len(content):
+                raise UserError(
+                    "its pickle claims more objects than it has bytes; it is not trusted"
+                )
+            memo[index] = stack[-1] or 0
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        else:
+            parts = _popped(stack, opcode)
+            keys = parts[1::2] if name in ("SETITEM", "SETITEMS") else []
+            if max(keys, default=0) > _LARGEST_KEY:
+                raise UserError(
+                    f"its pickle has a key of more than {_LARGEST_KEY} parts, where names are; it "
+                    "is not trusted"
+                )
+            if opcode.stack_after:
+                digits = argument.bit_length() // 64 if isinstance(argument, int) else 0
+                size = 1 if name in _CHANGES else 1 + sum(parts) + digits
+                # Counted no further: the count itself may have as many digits as the file.
+                stack.append(min(size, _LARGEST_KEY + 1))
+
+
+def _popped(stack: list[int | None], opcode: pickletools.OpcodeInfo) -> list[int]:
+    """Take what an instruction takes from the stack; return its sizes in order."""
+    parts: list[int | None] = []
+    kinds = opcode.stack_before
+    if pickletools.markobject in kinds:
+        while (part := stack.pop()) is not None:
+            parts.append(part)
+        kinds = kinds[: kinds.index(pickletools.markobject)]
+    parts += [stack.pop() for _ in kinds]
+    return [part or 0 for part in reversed(parts)]
 
 
 def _find_table(value: Any) -> dict[str, _Tensor]:
     """Return the state dict that was pickled, or the only one right inside what was pickled."""
-    candidates = [value, *(value.values() if isinstance(value, Mapping) else ())]
+    inside = value.values() if isinstance(value, Mapping) else ()
+    # Each once, however often it is referred to.
+    candidates = {id(item): item for item in (value, *inside)}.values()
     tables = [table for table in map(_tensors, candidates) if table]
     if len(tables) != 1:
         found = "no state dict" if not tables else f"{len(tables)} state dicts"
@@ -221,6 +290,8 @@ def _tensors(value: Any) -> dict[str, _Tensor]:
 
 
 def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise UserError(f"a size or position in it is {value!r}, not a whole number from 0")
+    if type(value) is not int:
+        raise UserError(f"a size or position in it is a {type(value).__name__}, not a whole number")
+    if value < 0:
+        raise UserError(f"a size or position in it is {value}, not a whole number from 0")
     return value

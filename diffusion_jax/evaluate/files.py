@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.files import json_object, listing, read_lines
+from diffusion_jax.text.tokenizers import Tokenizer, load_tokenizer
+from diffusion_jax.text.tokenizers.base import DESCRIPTION_FILE
 
 _IDS_SHOWN = 3
 
@@ -61,9 +63,9 @@ def read_aligned(
         UserError: a file is missing, empty or malformed; an id is missing, unknown or there twice;
             files disagree on a source or a reference; references are given twice or not at all.
     """
-    files = {str(path): _read(path, _candidate_entry) for path in candidate_paths}
-    if len(files) < len(candidate_paths):
+    if len({Path(path).resolve() for path in candidate_paths}) < len(candidate_paths):
         raise UserError("the same file of candidates is given twice; give each once")
+    files = {str(path): _read(path, _candidate_entry) for path in candidate_paths}
     truth_path, truth = _references(files, reference_path)
     for path, entries in files.items():
         _check_size(path, entries)
@@ -81,6 +83,16 @@ def read_aligned(
         references=[reference for reference in references if reference is not None],
         sources=_all_or_none(sources),
         chosen=_all_or_none(chosen) or None,
+    )
+
+
+def read_tokenizer(path: str | Path) -> Tokenizer:
+    """Return the tokenizer of a run directory, or of its ``tokenizer/``; raises UserError."""
+    for directory in (Path(path) / "tokenizer", Path(path)):
+        if (directory / DESCRIPTION_FILE).is_file():
+            return load_tokenizer(directory)
+    raise UserError(
+        f"{path} holds no tokenizer; give the run directory of the model that wrote the candidates"
     )
 
 
@@ -127,7 +139,7 @@ def _read(path: str | Path, make_entry: MakeEntry) -> dict[str, Entry]:
 
 
 def _rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, pipe=True):
         if not line.strip():
             continue
         place = f"{path}, line {number}"

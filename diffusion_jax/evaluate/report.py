@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from diffusion_jax.evaluate.overlap import References, exact_match, reference_gr
 from diffusion_jax.evaluate.presets import PRESETS, Preset, TextMetric
 from diffusion_jax.mbr import mbr_select
 from diffusion_jax.mbr.utilities import check_groups
+from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.version import __version__
 
 Scores = dict[str, float]
@@ -34,6 +35,8 @@ class Report:
         mbr: scores of the candidates chosen by minimum Bayes risk, where asked for.
         mbr_choice: index of the chosen candidate of each source, where asked for.
         chosen: scores of the candidates that had been chosen before, where that is known.
+        tokenizer: kind and fingerprint of the tokenizer whose spelling references and sources were
+            given, where one was.
         signatures: name of a metric to how exactly it was computed.
         versions: name of a package to its version.
     """
@@ -46,6 +49,7 @@ class Report:
     mbr: Scores | None
     mbr_choice: tuple[int, ...] | None
     chosen: Scores | None
+    tokenizer: str | None
     signatures: dict[str, str]
     versions: dict[str, str]
 
@@ -69,6 +73,7 @@ def evaluate_texts(
     *,
     mbr: bool = False,
     chosen: Sequence[str] | None = None,
+    tokenizer: Tokenizer | None = None,
     bertscore_model: str | None = None,
     mauve_model: str | None = None,
 ) -> Report:
@@ -81,6 +86,9 @@ def evaluate_texts(
         preset: "standard" or "diffuseq" (see ``diffusion_jax.evaluate.presets``).
         mbr: also choose among the candidates by the preset's rule, and score the choice.
         chosen: the text of each source that was chosen before, by any rule; scored as well.
+        tokenizer: encodes and decodes references and sources first. A model writes as its tokenizer
+            spells (an uncased one without capitals), and published numbers are against references
+            that were spelled so, too; without it the texts count as they are.
         bertscore_model: name of a model that BERTScore lists; adds ``bertscore``.
         mauve_model: name or directory of a model; adds ``mauve``.
 
@@ -88,22 +96,26 @@ def evaluate_texts(
         The report.
 
     Raises:
-        UserError: the counts differ, there is nothing to score, a source has no reference, or
-            several that the preset does not know, ``mbr`` for a single candidate, no such preset,
-            or a package or model is missing.
+        UserError: something is no list of texts, the counts differ, there is nothing to score, a
+            source has no reference, or several that the preset does not know, ``mbr`` for a single
+            candidate, no such preset, or a package or model is missing.
     """
     if preset not in PRESETS:
         raise UserError(f"no preset is called {preset!r}; there is: {', '.join(PRESETS)}")
     rules = PRESETS[preset]
+    _check_texts("hypotheses", hypotheses)
     groups = [[text] if isinstance(text, str) else list(text) for text in hypotheses]
     check_groups(groups)
+    _check_texts("references", references)
     _check_count("references", references, groups)
     groups = [[rules.clean_hypothesis(text) for text in group] for group in groups]
-    references = _clean_references(references, rules)
+    given = _spelling(rules, tokenizer)
+    references = _clean_references(references, given)
     metrics = dict(rules.metrics)
     if sources is not None:
+        _check_texts("sources", sources, several=False)
         _check_count("sources", sources, groups)
-        cleaned = [rules.clean_given(text) for text in sources]
+        cleaned = [given(text) for text in sources]
         metrics["source_copy"] = lambda texts, _: exact_match(texts, cleaned)
     metrics |= _model_metrics(bertscore_model, mauve_model)
 
@@ -111,6 +123,7 @@ def evaluate_texts(
         return {name: metric(texts, references) for name, metric in metrics.items()}
 
     if chosen is not None:
+        _check_texts("chosen texts", chosen, several=False)
         _check_count("chosen texts", chosen, groups)
     choice = None
     if mbr:
@@ -129,22 +142,44 @@ def evaluate_texts(
         mbr=score([group[i] for group, i in zip(groups, choice)]) if choice is not None else None,
         mbr_choice=tuple(choice) if choice is not None else None,
         chosen=None if chosen is None else score([rules.clean_hypothesis(t) for t in chosen]),
+        tokenizer=None if tokenizer is None else _named(tokenizer),
         signatures=rules.signatures(references) | _model_signatures(bertscore_model, mauve_model),
         versions=_versions(bertscore_model, mauve_model),
     )
 
 
-def _clean_references(references: References, rules: Preset) -> References:
+def _named(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.kind}, fingerprint {tokenizer.fingerprint()}"
+
+
+def _spelling(rules: Preset, tokenizer: Tokenizer | None) -> Callable[[str], str]:
+    """Return what is done to each reference and source first."""
+    if tokenizer is None:
+        return rules.clean_given
+    # Cleaned before: a special token that is spelled out would be cut into pieces.
+    return lambda text: tokenizer.decode(tokenizer.encode(rules.clean_given(text)))
+
+
+def _clean_references(references: References, clean: Callable[[str], str]) -> References:
     """Return cleaned references; plain texts, where no source has several."""
-    cleaned = [[rules.clean_given(text) for text in g] for g in reference_groups(references)]
+    cleaned = [[clean(text) for text in g] for g in reference_groups(references)]
     if not all(cleaned):
         raise UserError("a source has an empty list of references; give one or more")
     return [g[0] for g in cleaned] if all(len(g) == 1 for g in cleaned) else cleaned
 
 
-def _check_count(what: str, texts: References, groups: Sequence[Sequence[str]]) -> None:
+def _check_texts(what: str, texts: Any, *, several: bool = True) -> None:
+    """Raise UserError unless it is a list of texts (or, where ``several``, of lists of them)."""
     if isinstance(texts, str):
         raise UserError(f"{what} must be a list of texts, not one text")
+    for index, item in enumerate(texts):
+        is_list = several and isinstance(item, Iterable) and not isinstance(item, str)
+        for text in item if is_list else (item,):
+            if not isinstance(text, str):
+                raise UserError(f"{what}: {text!r} of source {index} is no text")
+
+
+def _check_count(what: str, texts: References, groups: Sequence[Sequence[str]]) -> None:
     if len(texts) != len(groups):
         raise UserError(
             f"there are {len(texts)} {what}, but hypotheses for {len(groups)}; "

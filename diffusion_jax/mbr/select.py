@@ -51,7 +51,7 @@ def mbr_scores(
     Args:
         candidates: S sources with C >= 2 candidates each.
         utility: a name (see ``diffusion_jax.mbr.utilities``) or a function (hypothesis, reference)
-            to a number, the higher the better.
+            to a finite number, the higher the better.
         role: "hypothesis": a candidate is scored against each other one as its reference;
             "reference": each other one is scored against the candidate.
 
@@ -60,7 +60,7 @@ def mbr_scores(
 
     Raises:
         UserError: fewer than two candidates, or not the same number for every source; no such
-            utility or role.
+            utility or role; a utility that is infinite or not a number.
     """
     if role not in get_args(Role):
         raise UserError(f"role is {role!r}, but must be one of: {', '.join(get_args(Role))}")
@@ -69,7 +69,14 @@ def mbr_scores(
     if num_candidates < 2:
         raise UserError("there is one candidate per source; a choice needs at least two")
     others = matrix * ~np.eye(num_candidates, dtype=bool)
-    return others.sum(axis=2 if role == "hypothesis" else 1) / (num_candidates - 1)
+    scores = others.sum(axis=2 if role == "hypothesis" else 1) / (num_candidates - 1)
+    if not np.isfinite(scores).all():
+        source = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
+        raise UserError(
+            f"the utility is infinite or not a number (nan) for candidates of source {source}; it "
+            "must be finite, as means are compared"
+        )
+    return scores
 
 
 def mbr_select(
@@ -91,14 +98,11 @@ def mbr_select(
         int64 [S], the index of the chosen candidate.
 
     Raises:
-        UserError: as for ``mbr_scores``; the utility is not a number somewhere; no such ``ties``.
+        UserError: as for ``mbr_scores``; no such ``ties``.
     """
     if ties not in get_args(Ties):
         raise UserError(f"ties is {ties!r}, but must be one of: {', '.join(get_args(Ties))}")
     scores = mbr_scores(candidates, utility, role=role)
-    if np.isnan(scores).any():
-        source = int(np.flatnonzero(np.isnan(scores).any(axis=1))[0])
-        raise UserError(f"the utility is not a number (nan) for candidates of source {source}")
     highest = scores.max(axis=1, keepdims=True)
     best = scores >= highest - _TIE * np.maximum(np.abs(highest), 1.0)
     if ties == "first":

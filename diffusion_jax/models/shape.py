@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.fields import check_fields
 
 ClassifierTask = Literal["attribute", "pos", "tree"]
 
@@ -65,6 +66,7 @@ class TransformerShape:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_fields(self, "model")
         for name in _SIZES:
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("dropout", "attention_dropout"):

@@ -3,6 +3,7 @@
 import dataclasses
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.fields import check_fields
 
 _CHOICES = {
     "norm": ("post", "pre"),
@@ -80,6 +81,7 @@ class DenoiserConfig:
     norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
+        check_fields(self, "model")
         for name in (
             *("embed_dim", "hidden_dim", "num_layers", "num_heads"),
             *("mlp_dim", "max_length", "time_dim"),

@@ -12,11 +12,16 @@ from diffusion_jax.errors import UserError
 _BOM = b"\xef\xbb\xbf"
 
 
-def check_file(path: str | Path) -> Path:
+def check_file(path: str | Path, *, pipe: bool = False) -> Path:
     """Return the path of a file that exists and is not empty.
 
+    Args:
+        path: of the file.
+        pipe: whether a pipe will do, because it is read once and in order; whether it is empty
+            shows when it is read.
+
     Raises:
-        UserError: There is no such file, it is a directory, or it is empty.
+        UserError: There is no such file, it is a directory, a pipe or a device, or it is empty.
     """
     check_local(path)
     path = Path(path)
@@ -24,20 +29,33 @@ def check_file(path: str | Path) -> Path:
         raise UserError(f"{path}: is a directory; give the path of a file")
     if not path.exists():
         raise UserError(f"{path}: no such file{_nearest_file(path)}")
-    if path.stat().st_size == 0:
+    if not path.is_file():
+        if not pipe:
+            raise UserError(
+                f"{path}: is a pipe or a device, which cannot be read twice; write it to a file "
+                "first (generate --input takes - for standard input)"
+            )
+    elif path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; it must hold at least one example")
     return path
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, *, pipe: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its end) of a UTF-8 file, one line in memory.
+
+    Args:
+        path: of the file.
+        pipe: whether it may be a pipe, see ``check_file``.
 
     Raises:
         UserError: The file is missing or empty, or a line is not UTF-8.
     """
-    path = check_file(path)
+    path, number = check_file(path, pipe=pipe), 0
     with path.open("rb") as file:
-        yield from _decoded(file, str(path))
+        for number, line in _decoded(file, str(path)):
+            yield number, line
+    if number == 0:
+        raise UserError(f"{path}: the file is empty; it must hold at least one example")
 
 
 def json_value(line: str, place: str) -> Any:
@@ -87,8 +105,8 @@ def check_local(path: str | Path) -> None:
 
 
 def read_input(path: str) -> Iterator[tuple[int, str]]:
-    """Yield ``read_lines`` of a file, or ``read_standard_input`` for "-"."""
-    return read_standard_input() if path == "-" else read_lines(path)
+    """Yield ``read_lines`` of a file or a pipe, or ``read_standard_input`` for "-"."""
+    return read_standard_input() if path == "-" else read_lines(path, pipe=True)
 
 
 def read_standard_input() -> Iterator[tuple[int, str]]:

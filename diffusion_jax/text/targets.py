@@ -1,12 +1,16 @@
 """Rows to be generated: where the target of a source ends, and how long a row need be."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from diffusion_jax.errors import UserError
 from diffusion_jax.text.packing import Row
 
+MIN_SOURCE = 4
+"""START, one token, END and SEP."""
 MIN_TARGET = 3
 """START, one token and END."""
 
@@ -26,6 +30,46 @@ class RowShape:
     length_beam: int
     num_candidates: int
     max_target: int
+
+    def check(self, length_bucket: int, *, has_head: bool) -> None:
+        """Raise UserError for what is out of range, or cannot be honoured.
+
+        Args:
+            length_bucket: rows are cut to a multiple of it; 0 leaves them whole.
+            has_head: whether the model predicts lengths.
+        """
+        if self.length_beam < 1 or self.max_target < 0 or length_bucket < 0:
+            raise UserError(
+                f"length_beam={self.length_beam}, max_target={self.max_target} and "
+                f"length_bucket={length_bucket} must be at least 1, 0 and 0"
+            )
+        most = self.length - MIN_SOURCE
+        if self.max_target > most:
+            raise UserError(
+                f"max_target is {self.max_target}; rows of {self.length} positions hold a source "
+                f"of one token at least, and a target of at most {most}"
+            )
+        if 0 < self.max_target < MIN_TARGET:
+            raise UserError(
+                f"max_target is {self.max_target}; START, a token and END are {MIN_TARGET}"
+            )
+        if self.length_beam > 1 and not has_head:
+            raise UserError(
+                f"length_beam is {self.length_beam}, but this model predicts no lengths; train one "
+                "with --model.length-head, or leave it at 1"
+            )
+        lengths = (self.max_target or most) - MIN_TARGET + 1
+        if self.length_beam > max(lengths, 1):
+            limit = f"max_target {self.max_target}" if self.max_target else f"rows of {self.length}"
+            raise UserError(
+                f"length_beam is {self.length_beam}, but with {limit} there are {lengths} lengths "
+                "to try; give at most that many, and more candidates instead"
+            )
+        if length_bucket and not has_head and not self.max_target:
+            raise UserError(
+                "length_bucket needs max_target, the most target tokens, as this model predicts no "
+                "lengths"
+            )
 
     def rows(self, sources: Sequence[Row], log_probs: np.ndarray | None, pad_id: int) -> list[Row]:
         """Return ``length_beam * num_candidates`` rows for every source, in order.
@@ -54,11 +98,12 @@ class RowShape:
 def likeliest(log_probs: np.ndarray, room: int, count: int) -> list[int]:
     """Return the ``count`` likeliest numbers of target tokens, MIN_TARGET to ``room``.
 
-    Where fewer lengths are possible, the least likely of them is repeated.
+    Where a source leaves room for fewer lengths, they take turns, the likeliest first: what is
+    repeated is what is likely, as repeats weigh in a choice among all candidates.
     """
     possible = np.arange(MIN_TARGET, min(room, len(log_probs) - 1) + 1)
     order = possible[np.argsort(-log_probs[possible], kind="stable")].tolist()
-    return (order + order[-1:] * count)[:count]
+    return list(itertools.islice(itertools.cycle(order), count))
 
 
 def ended(row: Row, end: int, pad_id: int) -> Row:

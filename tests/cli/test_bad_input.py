@@ -163,6 +163,8 @@ def test_bad_sources(refused, untrained, tmp_path):
     assert "no column 'src'" in refused(*command, sources(b'{"text": "a"}\n', "in.jsonl"))
     twice = b'{"id": 1, "src": "a"}\n{"id": 1, "src": "b"}\n'
     assert "the id 1 is there twice" in refused(*command, sources(twice, "in.jsonl"))
+    alike = twice.replace(b": 1,", b': "1",', 1)
+    assert "the id 1 is there twice" in refused(*command, sources(alike, "in.jsonl"))
     listed = b'{"id": [1], "src": "a"}\n'
     assert "neither a text nor a whole number" in refused(*command, sources(listed, "in.jsonl"))
     assert "candidates" in refused(*command, sources(b"a\n"), "--candidates", "0")

@@ -4,12 +4,16 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from diffusion_jax.config import (
+    AutoregressiveRunConfig,
+    ClassifierRunConfig,
     DataConfig,
     DiffusionConfig,
     ExperimentConfig,
+    GuidanceConfig,
     MeshConfig,
     OptimConfig,
     SampleConfig,
@@ -18,6 +22,7 @@ from diffusion_jax.config import (
 )
 from diffusion_jax.config_io import differences, from_json
 from diffusion_jax.errors import UserError
+from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.models.spec import DenoiserConfig
 
 V2 = {"faithful_v2": True, "variance": "fixed_large"}
@@ -35,7 +40,7 @@ REFUSED = [
     (
         TokenizerConfig,
         {"kind": "sentencepiece", "vocab_file": "a.model", "lowercase": True},
-        "tokenizer.lowercase",
+        "tokenizer.lowercase = True is not allowed; give nothing with tokenizer.vocab_file = 'a.m",
     ),
     (TokenizerConfig, {"kind": "sentencepiece", "min_count": 3}, "belongs to kind 'word'"),
     (TokenizerConfig, {"kind": "wordpiece"}, "vocab.txt"),
@@ -78,7 +83,13 @@ REFUSED = [
     (SampleConfig, {**V2, "guidance_scale": 2.0}, "1.0 with faithful_v2"),
     (SampleConfig, {"faithful_v2": True}, "fixed_large with faithful_v2"),
     (SampleConfig, {"sampler": "dpm++", "faithful_v2": True, "order": 3}, "2 with faithful_v2"),
-    (SampleConfig, {"sampler": "dpm++", "order": 3, "steps": 2}, "at most 2 with 2 steps"),
+    (SampleConfig, {"sampler": "dpm++", "steps": 4, "order": 3}, "5 steps or more with it"),
+    (
+        SampleConfig,
+        {"sampler": "dpm++", "method": "singlestep", "steps": 3, "order": 3},
+        "4 steps or more with it: no step of 3 could be of order 3",
+    ),
+    (SampleConfig, {"sampler": "dpm++", "steps": 2, "method": "singlestep"}, "3 steps or more"),
     (SampleConfig, {"guidance_scale": math.inf}, "a number from 0"),
     (DiffusionConfig, {"absorb_rate": 1.5}, "a probability"),
     (DiffusionConfig, {"mean_embed_penalty": -1.0}, "0 or more"),
@@ -89,6 +100,30 @@ REFUSED = [
     (MeshConfig, {"data": 0}, "mesh.data"),
     (MeshConfig, {"fsdp": 0}, "mesh.fsdp"),
     (MeshConfig, {"tensor": 0}, "mesh.tensor"),
+    # What the annotations of the fields exclude.
+    (SampleConfig, {"sampler": "dpm-solver++"}, "give one of 'ddpm', 'ddim', 'dpm++'"),
+    (SampleConfig, {"clamp": "lats"}, "give one of 'all', 'last', 'none'"),
+    (SampleConfig, {"rounding": "nearets"}, "give one of 'head', 'nearest'"),
+    (SampleConfig, {"spacing": ["trailing"]}, "give one of 'trailing'"),
+    (SampleConfig, {"steps": "10"}, "sample.steps = '10' is not allowed; give a value of type int"),
+    (SampleConfig, {"steps": 10.0}, "a value of type int"),
+    (SampleConfig, {"faithful_v2": 1}, "a value of type bool"),
+    (DataConfig, {"task": "pairs"}, "data.task = 'pairs'"),
+    (DataConfig, {"columns": ["a", "b"]}, "give a tuple, each of its items a value of type str"),
+    (DataConfig, {"columns": "ab"}, "give a tuple"),
+    (TokenizerConfig, {"kind": "bpe"}, "tokenizer.kind = 'bpe'"),
+    (TokenizerConfig, {"min_count": "2"}, "a value of type int or None"),
+    (DiffusionConfig, {"objective": "ce"}, "diffusion.objective = 'ce'"),
+    (OptimConfig, {"decay": "exponential"}, "optim.decay"),
+    (OptimConfig, {"betas": (0.9, "0.99")}, "optim.betas"),
+    (TrainConfig, {"steps": True}, "train.steps = True"),
+    (MeshConfig, {"data": "2"}, "mesh.data = '2'"),
+    (GuidanceConfig, {"method": "adam"}, "method = 'adam'"),
+    (ClassifierRunConfig, {"reads": "both"}, "reads = 'both'"),
+    (AutoregressiveRunConfig, {"prefix": "tags"}, "prefix = 'tags'"),
+    (ExperimentConfig, {"sample": {"steps": 5}}, "give a value of type SampleConfig"),
+    (ClassifierConfig, {"num_layers": "2"}, "model.num_layers = '2'"),
+    (DenoiserConfig, {"dropout": "0.1"}, "model.dropout = '0.1'"),
     (DenoiserConfig, {"num_heads": 5}, "divisor of hidden_dim"),
     (DenoiserConfig, {"dropout": 1.0}, "model.dropout"),
     (DenoiserConfig, {"norm": "middle"}, "one of post, pre"),
@@ -184,6 +219,10 @@ def changed(**sections):
 def test_json_that_is_no_configuration_is_refused(text, message):
     with pytest.raises(UserError, match=message):
         from_json(text)
+
+
+def test_numbers_of_numpy_are_numbers():
+    SampleConfig(steps=np.int64(5), time_shift=np.float32(0.25), guidance_scale=2)
 
 
 def test_an_integer_is_taken_for_a_float():

@@ -1,6 +1,7 @@
 """Experiment files and the command line over them: what is read, what wins, what is refused."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -73,6 +74,37 @@ def test_our_experiments_are_configurations(path, scale):
     assert "Command: diffusion-jax train" in runpy.run_path(str(path))["__doc__"]
 
 
+def commands_of(path):
+    """Return the arguments of the commands in an experiment's docstring, optional scales too."""
+    stated = runpy.run_path(str(path))["__doc__"]
+    for command in re.findall(
+        r"diffusion-jax train (.+?)(?=\n    or|\n    then|\n[A-Z])", stated, re.S
+    ):
+        words = " ".join(command.split())
+        optional = re.search(r"\[--scale (.+?)\]", words)
+        for scale in (
+            ["", *(f"--scale {name}" for name in optional[1].split("|"))] if optional else [""]
+        ):
+            yield re.sub(r"\[.+?\]", scale, words).split()
+
+
+COMMANDS = [(path, words) for path in EXPERIMENTS for words in commands_of(path)]
+
+
+@pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda value: str(value)[-60:])
+def test_the_commands_of_docstrings_are_accepted(path, words, train_call, monkeypatch):
+    monkeypatch.chdir(path.parents[1])
+    assert train_call(*words)
+    assert words[0] == f"experiments/{path.name}"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_scale_that_is_told_apart_has_a_command(path):
+    named = " ".join(word for other, words in COMMANDS if other == path for word in words)
+    for scale in re.findall(r'scale == "(\w+)"', path.read_text(encoding="utf-8")):
+        assert scale == "full" or f"--scale {scale}" in named
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -96,6 +128,12 @@ def test_our_experiments_are_configurations(path, scale):
         (
             HEAD + "def config(scale):\n    return ExperimentConfig(train=TrainConfig(steps=0))\n",
             "line 3: train.steps = 0 is not allowed",
+        ),
+        (
+            HEAD.replace("import", "import SampleConfig,")
+            + "def config(scale):\n"
+            + "    return ExperimentConfig(sample=SampleConfig(sampler='dpm'))\n",
+            "line 3: sample.sampler = 'dpm' is not allowed; give one of 'ddpm', 'ddim'",
         ),
         ("def config():\n    return 1\n", r"TypeError: config\(\) takes 0 positional"),
     ],

@@ -302,6 +302,13 @@ def test_command(tmp_path, vocab_json, capsys):
             "--to has no meaning for an original checkpoint",
         ),
         (["nowhere.pt", "--workdir", "run"], "nowhere.pt: no such file"),
+        # 0 is an answer, if a wrong one.
+        (
+            [".", "--to", "m.safetensors", "--num-heads", "0"],
+            "--num-heads has no meaning for a run",
+        ),
+        ([".", "--to", "m.safetensors", "--length", "0"], "--length has no meaning for a run"),
+        (["hub:me/model", "--checkpoint-step", "0"], "--checkpoint-step has no meaning for a Hub"),
         (["hub:me/model", "--vocab", "v.json"], "--vocab has no meaning for a Hub repository"),
         ([".", "--to", "m.safetensors", "--public"], "--public has no meaning for a file"),
     ],

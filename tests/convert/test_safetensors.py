@@ -145,6 +145,7 @@ def change(tmp_path, trained):
     return changed
 
 
+NAN = np.array([0, 0, np.nan, 0, 0, 0, 0], "f4")
 BAD = {
     "missing": ({"arrays": {"head_bias": None}}, r"head_bias is absent in the file and F32\[7\]"),
     "unexpected": ({"arrays": {"x": np.zeros(2, "f4")}}, "absent in the network"),
@@ -154,6 +155,11 @@ BAD = {
     "no configuration": ({"metadata": {"config": None}}, "not that of a model of this program"),
     "bad configuration": ({"metadata": {"config": "{"}}, "not valid JSON"),
     "bad step": ({"metadata": {"step": "-1"}}, "the step '-1'"),
+    "step past the counter": ({"metadata": {"step": "2147483648"}}, "a whole number up to 2,147"),
+    "step of many digits": ({"metadata": {"step": "1" * 5000}}, "the step '1{20}', not a whole"),
+    "deep configuration": ({"metadata": {"config": "[" * 100_000}}, "nested too deeply"),
+    "long number": ({"metadata": {"config": "1" * 5000}}, "not valid JSON"),
+    "not a number": ({"arrays": {"head_bias": NAN}}, "1 of the 7 numbers of head_bias are"),
     "other vocabulary": ({"metadata": {"tokenizer": "0"}}, "vocabulary does not fit"),
 }
 

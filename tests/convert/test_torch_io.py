@@ -15,8 +15,8 @@ GOLDEN = DATA / "ema_0.9_000003.pt"
 SIX = np.arange(6, dtype="<f4")
 
 
-def one_tensor(storage="FloatStorage", count=6, offset=0, shape=(2, 3), strides=(3, 1)):
-    return pt.table({"w": pt.tensor(storage, "0", count, offset, shape, strides)})
+def one_tensor(storage="FloatStorage", count=6, offset=0, shape=(2, 3), strides=(3, 1), key="0"):
+    return pt.table({"w": pt.tensor(storage, key, count, offset, shape, strides)})
 
 
 def written(tmp_path, content, raw=None, **options):
@@ -131,7 +131,6 @@ def attacks(marker):
         "os": pt.call("os", "system", command),
         "eval": pt.call("builtins", "eval", pt.text(f"open({str(marker)!r}, 'w')")),
         "stack global": stack_global,
-        "inst": b"(" + command + b"iposix\nsystem\n",
         "inside the table": pt.table({"w": pt.call("os", "system", command)}),
         "of torch": pt.call("torch.hub", "load", pt.text("x")),
         "near a known name": pt.call("torch._utils", "_rebuild_tensor_v2.__globals__"),
@@ -192,6 +191,51 @@ def test_a_memo_that_would_eat_the_memory(tmp_path):
     bomb = pt.number(0) + b"r\xff\xff\xff\x7f"
     with pytest.raises(UserError, match="more objects than it has bytes"):
         read_state_dict(written(tmp_path, bomb))
+
+
+def nested(levels, repeat):
+    """Return an empty tuple, so often put twice into another one."""
+    return b")" + levels * repeat
+
+
+# Each time the tuple is doubled: by DUP, or by way of the memo.
+BY_DUP, BY_MEMO = b"2\x86", b"q\x00h\x00\x86"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"}" + nested(BY_MEMO, 60) + b"Ns", "a key of more than 100 parts"),
+        (b"}(" + pt.text("w") + b"N" + nested(BY_MEMO, 60) + b"Nu", "a key of more than 100 parts"),
+        (b"}" + nested(b"\x85", 100_000) + b"Ns", "a key of more than 100 parts"),
+        (
+            b"}\x8b" + (10**5).to_bytes(4, "little") + b"\x01" * 10**5 + b"Ns",
+            "a key of more than 100 parts",
+        ),
+        (nested(BY_DUP, 60), "the instruction DUP"),
+        (b"(" + pt.text("touch x") + b"iposix\nsystem\n", "the instruction INST"),
+        (b"(cposix\nsystem\n" + pt.text("touch x") + b"o", "the instruction OBJ"),
+        (b"\x82\x01", "the instruction EXT1"),
+        (b"Pname\n", "the instruction PERSID"),
+        (one_tensor(key=nested(BY_MEMO, 60)), "the name of a storage is a tuple"),
+        (one_tensor(key=pt.number(0)), "the name of a storage is a int"),
+        (one_tensor(offset=nested(BY_MEMO, 60)), "a size or position in it is a tuple"),
+        (b"}ccollections\nOrderedDict\n(](" + nested(BY_MEMO, 60) + b"N\x86etR", "is damaged"),
+    ],
+)
+def test_what_would_never_end(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read_state_dict(written(tmp_path, content))
+
+
+def test_keys_that_are_no_text(tmp_path):
+    content = pt.table({"model": one_tensor()})[:-1] + pt.numbers([1, 2]) + pt.number(3) + b"u"
+    assert read_state_dict(written(tmp_path, content)).keys() == {"w"}
+
+
+def test_a_table_that_is_referred_to_twice(tmp_path):
+    content = pt.table({"model": one_tensor() + b"q\x00", "same": b"h\x00"})
+    assert read_state_dict(written(tmp_path, content)).keys() == {"w"}
 
 
 def test_compressed_entries_are_refused(tmp_path):

@@ -15,7 +15,8 @@ def text(value: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    return b"I%d\n" % value
+    size = value.bit_length() // 8 + 1
+    return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
 
 
 def sequence(*items: bytes) -> bytes:
@@ -30,14 +31,18 @@ def call(module: str, name: str, *arguments: bytes) -> bytes:
     return f"c{module}\n{name}\n".encode() + sequence(*arguments) + b"R"
 
 
-def tensor(storage: str, key: str, count: int, offset: int, shape, strides) -> bytes:
-    """Return the pickle of a tensor; ``strides`` are counted in elements."""
+def tensor(
+    storage: str, key: str | bytes, count: int, offset: int | bytes, shape, strides
+) -> bytes:
+    """Return the pickle of a tensor; ``strides`` are counted in elements, bytes are pickles."""
+    key = text(key) if isinstance(key, str) else key
+    offset = number(offset) if isinstance(offset, int) else offset
     kind = f"ctorch\n{storage}\n".encode()
-    pid = sequence(text("storage"), kind, text(key), text("cpu"), number(count)) + b"Q"
+    pid = sequence(text("storage"), kind, key, text("cpu"), number(count)) + b"Q"
     hooks = call("collections", "OrderedDict")
     return call(
         *("torch._utils", "_rebuild_tensor_v2"),
-        *(pid, number(offset), numbers(shape), numbers(strides), b"\x89", hooks),
+        *(pid, offset, numbers(shape), numbers(strides), b"\x89", hooks),
     )
 
 

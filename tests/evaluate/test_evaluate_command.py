@@ -1,16 +1,24 @@
 """``diffusion-jax evaluate``: alignment by id, both formats of candidates, bad files."""
 
 import json
+import os
 import random
+import threading
 
 import pytest
 
 from diffusion_jax.cli import main
+from diffusion_jax.cli.generate import _read_sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.files import read_aligned
+from diffusion_jax.evaluate.report import evaluate_texts
+from diffusion_jax.text.files import check_file
+from diffusion_jax.text.tokenizers import WordPieceTokenizer
 
 SOURCES = ["what is ai ?", "who is he ?", "where is it ?"]
 REFERENCES = ["what is artificial intelligence ?", "who is that ?", "where is this ?"]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "'", ",", "?", "ai", "he", "is", "it", "s", "that"]
+VOCAB += ["then", "what", "who"]
 CANDIDATES = [["what is ai", "what ?"], ["who is that ?", "who"], ["it", "where is it"]]
 
 
@@ -102,6 +110,10 @@ def test_more_bad_files(tmp_path, references):
         read_aligned([path], None)
     with pytest.raises(UserError, match="given twice"):
         read_aligned([path, path], references)
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for same in (tmp_path / ".." / tmp_path.name / "a.jsonl", tmp_path / "link.jsonl"):
+        with pytest.raises(UserError, match="given twice"):
+            read_aligned([path, same], references)
     blank = tmp_path / "blank.jsonl"
     blank.write_text("\n\n")
     with pytest.raises(UserError, match="blank lines only"):
@@ -110,6 +122,31 @@ def test_more_bad_files(tmp_path, references):
     broken.write_text('{"id": 0\n')
     with pytest.raises(UserError, match="line 1: invalid JSON"):
         read_aligned([broken], references)
+
+
+def piped(path, text):
+    """Make a named pipe into which a thread writes once it is read."""
+    os.mkfifo(path)
+    thread = threading.Thread(target=path.write_text, args=(text,), daemon=True)
+    thread.start()
+    return str(path)
+
+
+def test_what_is_read_once_may_be_a_pipe(tmp_path, references):
+    path = piped(tmp_path / "pipe", "".join(json.dumps(row) + "\n" for row in generated()))
+    assert read_aligned([path], references).candidates == CANDIDATES
+    with pytest.raises(UserError, match="the file is empty"):
+        read_aligned([piped(tmp_path / "empty", "")], references)
+
+
+def test_what_is_read_twice_may_not(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="a pipe or a device, which cannot be read twice"):
+        check_file(tmp_path / "pipe")
+    # At once, before a model is loaded; and none waits for somebody to write.
+    for name, message in (("pipe", "takes - for standard input"), ("none.txt", "no such file")):
+        with pytest.raises(UserError, match=message):
+            _read_sources(str(tmp_path / name))
 
 
 def test_a_source_may_have_several_references(tmp_path, capsys):
@@ -177,6 +214,55 @@ def test_command_says_bad_input_on_one_line(tmp_path, references, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "2 have no candidates (id 1, 2)" in error
+
+
+@pytest.mark.parametrize("directory", ["run", "run/tokenizer"])
+def test_references_are_spelled_as_the_tokenizer_writes(tmp_path, capsys, directory):
+    """A model in lower case whose every word is right: but its spelling is not the corpus's."""
+    pairs = [("Is it AI ?", "What's AI , is it that ?"), ("Who ?", "Who Is He , Then ?")]
+    tokenizer = WordPieceTokenizer(VOCAB)
+    tokenizer.save(tmp_path / "run" / "tokenizer")
+    rows = [{"src": source, "trg": target} for source, target in pairs]
+    references = write(tmp_path / "references.jsonl", rows)
+    written = [tokenizer.decode(tokenizer.encode(text)) for _, text in pairs]
+    assert written == ["what's ai, is it that?", "who is he, then?"]
+    rows = [
+        {"id": i, "source": source, "candidates": [text]}
+        for i, ((source, _), text) in enumerate(zip(pairs, written))
+    ]
+    path = write(tmp_path / "written.jsonl", rows)
+    arguments = ["evaluate", "--hypotheses", path, "--references", references]
+    spelled = ["--tokenizer", str(tmp_path / directory)]
+    for preset, perfect in (("diffuseq", 1.0), ("standard", 100.0)):
+        scores = []
+        for options in ([], spelled):
+            assert main([*arguments, "--preset", preset, *options, "--output", "-"]) == 0
+            scores.append(json.loads(capsys.readouterr().out))
+        assert scores[0]["candidates"][0]["bleu"] < perfect / 2
+        assert scores[1]["candidates"][0]["bleu"] == pytest.approx(perfect)
+        assert scores[0]["tokenizer"] is None
+        assert scores[1]["tokenizer"] == f"wordpiece, fingerprint {tokenizer.fingerprint()}"
+    assert main([*arguments, *spelled]) == 0
+    assert "wordpiece tokenizer spells them" in " ".join(capsys.readouterr().out.split())
+
+
+def test_sources_are_spelled_too():
+    tokenizer = WordPieceTokenizer(VOCAB)
+    report = evaluate_texts(
+        ["is it ai?"], ["who?"], ["[CLS] Is it AI ? [SEP]"], tokenizer=tokenizer
+    )
+    assert report.candidates[0]["source_copy"] == 1.0
+    several = evaluate_texts(["who?"], [["What ?", "Who ?"]], tokenizer=tokenizer)
+    assert several.candidates[0]["exact_match"] == 1.0
+
+
+def test_a_tokenizer_that_cannot_be_used_is_refused(tmp_path, references, capsys):
+    path = write(tmp_path / "a.jsonl", generated())
+    arguments = ["evaluate", "--tokenizer", str(tmp_path), "--hypotheses"]
+    assert main([*arguments, path, "--references", references]) == 2
+    assert "holds no tokenizer; give the run directory" in capsys.readouterr().err
+    assert main([*arguments, write(tmp_path / "b.jsonl", published(0))]) == 2
+    assert "leave --tokenizer out" in capsys.readouterr().err
 
 
 def test_standard_output_can_be_json(tmp_path, references, capsys):

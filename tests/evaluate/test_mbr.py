@@ -122,6 +122,12 @@ def test_the_order_of_addition_does_not_decide_a_tie():
         ([["a", "b"]], {"role": "judge"}, "role is 'judge'"),
         ([["a", "b"]], {"ties": "any"}, "ties is 'any'"),
         ([["a", "b"]], {"utility": lambda h, r: float("nan")}, "not a number"),
+        ([["a", "b"]], {"utility": lambda h, r: float("-inf")}, "infinite"),
+        (
+            [["a", "b"], ["a", "c"]],
+            {"utility": lambda h, r: float("inf") if h == "c" else 1.0},
+            "infinite or not a number .nan. for candidates of source 1",
+        ),
     ],
 )
 def test_bad_input(groups, options, message):

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "diffusion_jax"
 LAYERS = {
     "version": 0,
     "errors": 0,
+    "fields": 0,
     "types": 0,
     "keys": 0,
     "schedules": 0,
@@ -57,7 +58,7 @@ THIRD_PARTY = {
     "tyro": {"cli"},
 }
 # Packages that must answer without loading jax: text handling, configuration, the command line.
-WITHOUT_JAX = ("text", "config", "config_io", "errors", "version")
+WITHOUT_JAX = ("text", "config", "config_io", "errors", "fields", "version")
 
 
 def modules() -> list[Path]:

@@ -1,5 +1,6 @@
 """A model that predicts lengths, from training to candidates; candidates chosen and cut short."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -154,11 +155,31 @@ def test_rows_are_cut_as_training_cut_them(generator):
         ({"length_beam": 0}, "at least 1"),
         ({"max_target": 2}, "START, a token and END"),
         ({"length_bucket": -1}, "at least 1, 0 and 0"),
+        ({"length_beam": 2.0}, "length_beam is 2.0; it must be a whole number"),
+        ({"num_candidates": 2.0}, "num_candidates is 2.0; it must be a whole number"),
+        ({"num_candidates": True}, "num_candidates is True"),
+        ({"seed": 0.5}, "seed is 0.5"),
+        ({"batch_size": "8"}, "batch_size is '8'"),
+        ({"first_index": -1}, "texts -1 to -1 of a seed; their indices go from 0 to 4,294,967,295"),
+        ({"first_index": 2**32}, "take another seed"),
     ],
 )
 def test_lengths_out_of_range_are_refused(generator, options, message):
     with pytest.raises(UserError, match=message):
         generator.generate(SOURCES, **options)
+
+
+def test_sources_that_are_no_texts_are_refused(generator):
+    with pytest.raises(UserError, match="a list of texts, not one text"):
+        generator.generate("name : Zizzi")
+    for sources in ([1], ["name : Zizzi", None]):
+        with pytest.raises(UserError, match=f"source {len(sources)} is .* must be a text"):
+            list(generator.generate(sources))
+    # The last index there is has a text, the next has none.
+    with pytest.raises(UserError, match="texts 4294967295 to 4294967297 of a seed"):
+        list(generator.generate(SOURCES[:2], first_index=2**32 - 1))
+    with pytest.raises(UserError, match=r"num_samples is 2.0; it must be a whole number"):
+        generator.sample(2.0)
 
 
 def test_a_model_without_a_head_tries_no_lengths(generator):
@@ -185,6 +206,19 @@ def test_the_command_writes_the_chosen_candidate(run, tmp_path, capsys):
     assert main([*arguments, *beam, "--resume"]) == 2
     assert "whether one is chosen" in capsys.readouterr().err
     assert main([*arguments[:5], str(tmp_path / "other"), "--mbr", "bleu"]) == 2
+
+
+def test_unknown_words_are_told_of_files_and_of_standard_input(run, tmp_path, monkeypatch, capsys):
+    lines = "name : Zizzi\nzzqq name\nname\nzzqq\n"
+    (tmp_path / "in.txt").write_text(lines)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    told = []
+    for source in (str(tmp_path / "in.txt"), "-"):
+        assert main(["generate", str(run), "-i", source, "--steps", "1"]) == 0
+        told.append(capsys.readouterr().err)
+    assert "of 4 sources have words that are not in this model's vocabulary" in told[0]
+    assert "2, 4)" in told[0]
+    assert told[0] == told[1]
 
 
 def test_a_long_source_is_refused_or_cut(run, generator, tmp_path, capsys):

@@ -12,7 +12,7 @@ from diffusion_jax.chain import make_chain, make_grid, make_sampler
 from diffusion_jax.config import SampleConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.likelihood import likelihood_bound
-from diffusion_jax.experiment import complete, open_data
+from diffusion_jax.experiment import _generators, complete, open_data
 from diffusion_jax.program import Program
 from diffusion_jax.samplers import (
     around,
@@ -38,9 +38,8 @@ def equal_grids(one, other):
 
 def test_options_become_grids():
     equal_grids(make_grid(SampleConfig(steps=7), SCHEDULE), step_grid(SCHEDULE, 7))
-    # A clip that follows the embeddings may leave fewer timesteps than there were to ask for.
     last = SCHEDULE.num_timesteps
-    equal_grids(make_grid(SampleConfig(steps=last + 9), SCHEDULE), step_grid(SCHEDULE, last))
+    equal_grids(make_grid(SampleConfig(steps=last), SCHEDULE), step_grid(SCHEDULE, last))
     options = SampleConfig(
         sampler="dpm++", method="singlestep", order=3, steps=9, spacing="log_snr", time_shift=0.1
     )
@@ -52,6 +51,29 @@ def test_options_become_grids():
         equal_grids(make_grid(options, SCHEDULE), quadratic)
     published = SampleConfig(sampler="dpm++", faithful_v2=True, steps=5)
     equal_grids(make_grid(published, SCHEDULE), diffuseq_v2_grid(SCHEDULE, 5))
+
+
+def test_more_steps_than_a_learned_clip_leaves_are_refused():
+    """In a chain, as with a clip that is fixed; in training previews make do with what is left."""
+    asked = small.config("pair")
+    diffusion = dataclasses.replace(asked.diffusion, clip_noise="auto")
+    data = open_data(asked)
+    config = complete(
+        dataclasses.replace(asked, diffusion=diffusion, sample=SampleConfig(steps=20)),
+        data.tokenizer,
+    )
+    assert config.diffusion.timesteps == 20
+    program = Program.build(config)
+    state = program.make_state(jax.random.key(0))
+    left = program.chain_schedule(state.params, ()).num_timesteps
+    assert 1 < left < 20
+    with pytest.raises(UserError, match=rf"sample.steps = 20 .* at most {left}: .* learned"):
+        dj.Generator.build(config, data.tokenizer, state.params)
+    fewer = dataclasses.replace(config, sample=SampleConfig(steps=left))
+    writer = dj.Generator.build(fewer, data.tokenizer, state.params)
+    with pytest.raises(UserError, match=f"at most {left}"):
+        writer.with_sampling(steps=left + 1)
+    assert _generators(program, data.tokenizer)(state).config.sample.steps == left
 
 
 V2 = {"faithful_v2": True, "variance": "fixed_large"}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.config import SampleConfig
 from diffusion_jax.errors import UserError
 from diffusion_jax.samplers import (
     SPACINGS,
@@ -179,6 +180,25 @@ def test_multistep_uses_as_many_estimates_as_there_are(x_init):
     assert np.max(np.abs(paths[0][2] - paths[1][2])) > 1e-3
     assert np.max(np.abs(paths[1][3] - paths[2][3])) > 1e-3
     assert np.all(np.isfinite(paths))
+
+
+@pytest.mark.parametrize(
+    ("method", "order", "fewest"), [("multistep", 3, 5), ("singlestep", 2, 3), ("singlestep", 3, 4)]
+)
+def test_the_configuration_knows_from_how_many_steps_an_order_acts(method, order, fewest):
+    """The fewest steps it takes are the fewest at which a grid uses the order at all."""
+    options = {"sampler": "dpm++", "method": method, "order": order}
+    for steps in range(1, 8):
+        acts = grid_for(method, steps, order).history.max() >= order - 1
+        assert acts == (steps >= fewest)
+        if acts:
+            SampleConfig(**options, steps=steps)
+        else:
+            with pytest.raises(UserError, match=f"{fewest} steps or more"):
+                SampleConfig(**options, steps=steps)
+    for steps in (1, 2):
+        assert not grid_for("multistep", steps, 2).history.any()
+        SampleConfig(sampler="dpm++", steps=steps)
 
 
 def nested_singlestep(order, grid, x):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from diffusion_jax.errors import UserError
 from diffusion_jax.text.packing import Row
 from diffusion_jax.text.targets import RowShape, ended, likeliest, row_end
 
@@ -33,10 +34,23 @@ def test_a_beam_tries_the_likeliest_lengths_each_with_all_candidates():
         np.testing.assert_array_equal(row.input_ids[:4], 1)
 
 
-@pytest.mark.parametrize(("room", "count", "lengths"), [(8, 2, [6, 4]), (4, 3, [4, 3, 3])])
+@pytest.mark.parametrize(
+    ("room", "count", "lengths"), [(8, 2, [6, 4]), (4, 5, [4, 3, 4, 3, 4]), (3, 2, [3, 3])]
+)
 def test_lengths_stay_within_their_room(room, count, lengths):
     log_probs = np.log(np.array([0.9, 0.1, 0.1, 0.1, 0.2, 0.05, 0.25, 0.001, 0.001]))
     assert likeliest(log_probs, room, count) == lengths
+
+
+@pytest.mark.parametrize(
+    ("beam", "max_target", "lengths"),
+    # Rows of 12: a source of one token leaves 8, and a target has 3 or more.
+    [(7, 0, 6), (200, 0, 6), (4, 5, 3), (2, 3, 1)],
+)
+def test_more_lengths_than_there_are_are_refused(beam, max_target, lengths):
+    with pytest.raises(UserError, match=f"length_beam is {beam}, .* there are {lengths} lengths"):
+        RowShape(LENGTH, beam, 1, max_target).check(0, has_head=True)
+    RowShape(LENGTH, lengths, 1, max_target).check(0, has_head=True)
 
 
 def test_rows_end_at_a_bucket_past_their_target():

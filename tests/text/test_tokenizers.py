@@ -180,6 +180,7 @@ def test_wordpiece_splits_as_bert_does():
         "the", "fox", "##es", "'", "cafe", "."
     ]  # fmt: skip
     assert tokenizer.decode(tokenizer.encode("the foxes.")) == "the foxes."
+    assert tokenizer.decode(tokenizer.encode("It ' s the fox's cafe")) == "it's the fox's cafe"
     assert tokenizer.start_id == BERT_VOCAB.index("[CLS]")
     assert tokenizer.end_id == tokenizer.sep_id == BERT_VOCAB.index("[SEP]")
 

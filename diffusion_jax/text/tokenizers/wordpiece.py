@@ -87,8 +87,13 @@ class WordPieceTokenizer:
         return [self.vocab[int(i)] for i in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text up to the first [SEP]; spaces before punctuation are removed."""
-        return self._impl.decode(content_ids(ids, self), skip_special_tokens=False)
+        """Return the text up to the first [SEP]; spaces around punctuation as BERT's users write.
+
+        That is what `transformers` makes of BERT's pieces, and so what DiffuSeq's files hold.
+        """
+        text = self._impl.decode(content_ids(ids, self), skip_special_tokens=False)
+        # The library looks at one piece at a time, so it does not see an apostrophe in a word.
+        return text.replace(" ' ", "'")
 
     def options(self) -> dict[str, bool]:
         """Return the constructor's options beside the vocabulary."""
