@@ -11,9 +11,10 @@ from typing import Any
 from diffusion_jax.config import DataConfig
 from diffusion_jax.control.wishes import NEEDS
 from diffusion_jax.errors import UserError
+from diffusion_jax.experiment import open_validation_corpus
 from diffusion_jax.text.control_targets import MASK, Target
 from diffusion_jax.text.corpora import open_corpus
-from diffusion_jax.text.example import Corpus, Example
+from diffusion_jax.text.example import Corpus, Example, with_newlines
 from diffusion_jax.text.labels import lookup, read_attributes, read_spans, read_tags
 from diffusion_jax.text.tokenizers import Tokenizer
 
@@ -52,9 +53,12 @@ def held_out(config: DataConfig, data: str, seed: int) -> Corpus:
 
     Args:
         config: the data of the model's run.
-        data: a corpus with labels; empty is the grammar's test split, or the run's validation
-            corpus.
+        data: a corpus with labels, in any format; empty is the grammar's test split, or the run's
+            validation corpus, read as the run reads it.
         seed: of the grammar's draws.
+
+    Returns:
+        The texts; they end with a newline where the run's do.
 
     Raises:
         UserError: nothing was held out, or it cannot be read.
@@ -63,9 +67,10 @@ def held_out(config: DataConfig, data: str, seed: int) -> Corpus:
     if spec.startswith("grammar:"):
         size = spec.partition("/")[0]
         return open_corpus(size, split="test", size=_MAX_EXAMPLES, seed=seed)
-    if not data and not config.validation:
+    corpus = open_corpus(data, task="text") if data else open_validation_corpus(config, 0)
+    if corpus is None:
         raise UserError("the run has no validation corpus; give held-out texts with --data")
-    return open_corpus(spec, task="text", keep_newline=config.keep_newline)
+    return with_newlines(corpus) if config.keep_newline else corpus
 
 
 def draw_targets(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.example import Corpus, Example
+from diffusion_jax.text.example import NEWLINE, Corpus, Example, words_of
 from diffusion_jax.text.labels import (
     ABSENT,
     FREE,
@@ -25,8 +25,7 @@ from diffusion_jax.text.rows import CorpusPacker, Packing, PackingReport
 from diffusion_jax.text.tokenizers.base import Tokenizer
 from diffusion_jax.text.trees import Span
 
-NEWLINE = "\n"
-_NEWLINE_TAG = "X"
+NEWLINE_TAG = "X"
 
 
 class LabelledRows:
@@ -118,10 +117,10 @@ def _targets(
         return _field_values(read_attributes(example, where), labels)
     words = word_positions(example.text, tokenizer)
     if isinstance(labels, TagLabels):
-        tags = _tags_of_words(read_tags(example, where), example.text)
+        tags = tags_of_words(read_tags(example, where), example.text)
         return _tag_row(tags, words, row, tokenizer, labels)
     count, spans = read_spans(example, where)
-    written = len(_words(example.text)) - example.text.endswith(NEWLINE)
+    written = len(words) - example.text.endswith(NEWLINE)
     if count is not None and count not in (written, len(words)):
         raise UserError(f"the tree has {count} words, but the text {written}")
     return _span_cells(spans, words, row, labels)
@@ -135,11 +134,15 @@ def _field_values(said: Mapping[str, str], labels: AttributeLabels) -> np.ndarra
     return np.where(unknown, FREE, values).astype(np.int32)
 
 
-def _tags_of_words(tags: Sequence[str], text: str) -> list[str]:
-    """Return one tag for each word; a line end that nobody tagged gets one."""
-    words = _words(text)
+def tags_of_words(tags: Sequence[str], text: str) -> list[str]:
+    """Return one tag for each word; a line end that nobody tagged gets ``NEWLINE_TAG``.
+
+    Raises:
+        UserError: there are more or fewer tags than words.
+    """
+    words = words_of(text)
     if len(tags) == len(words) - 1 and words[-1] == NEWLINE:
-        tags = [*tags, _NEWLINE_TAG]
+        tags = [*tags, NEWLINE_TAG]
     if len(tags) != len(words):
         raise UserError(f"there are {len(tags)} tags for the {len(words)} words of the text")
     return list(tags)
@@ -182,11 +185,6 @@ def _chart(cells: Sequence[tuple[int, int, int]], length: int) -> np.ndarray:
     return chart
 
 
-def _words(text: str) -> list[str]:
-    # A newline is a token of its own, see the word tokenizer.
-    return [word for word in text.replace(NEWLINE, f" {NEWLINE} ").split(" ") if word]
-
-
 def word_positions(text: str, tokenizer: Tokenizer) -> list[range]:
     """Return which tokens each word of ``text`` becomes (words stand between spaces).
 
@@ -200,7 +198,7 @@ def word_positions(text: str, tokenizer: Tokenizer) -> list[range]:
     """
     ids: list[int] = []
     ranges: list[range] = []
-    for word in _words(text):
+    for word in words_of(text):
         pieces = tokenizer.encode(word)
         ranges.append(range(len(ids), len(ids) + len(pieces)))
         ids += pieces
