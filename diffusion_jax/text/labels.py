@@ -19,6 +19,8 @@ from diffusion_jax.text.trees import Span, check_nested, join_spans, parse_tree
 FREE = -1
 ABSENT = "absent"
 NO_SPAN = "-"
+NEWLINE_TAG = "X"
+"""The tag of a line end that is kept as a word; a tagger has none for it."""
 SPECIAL_TAGS = ("START", "END", "UNK", "PAD")
 UNIVERSAL_TAGS = (
     *("ADJ", "ADV", "INTJ", "NOUN", "PROPN", "VERB", "ADP", "AUX", "CCONJ"),
