@@ -11,6 +11,8 @@ from diffusion_jax.text.example import NEWLINE, Corpus, Example, words_of
 from diffusion_jax.text.labels import (
     ABSENT,
     FREE,
+    NEWLINE_TAG,
+    UNIVERSAL_TAGS,
     AttributeLabels,
     LabelSet,
     SpanLabels,
@@ -24,8 +26,6 @@ from diffusion_jax.text.packing import Row
 from diffusion_jax.text.rows import CorpusPacker, Packing, PackingReport
 from diffusion_jax.text.tokenizers.base import Tokenizer
 from diffusion_jax.text.trees import Span
-
-NEWLINE_TAG = "X"
 
 
 class LabelledRows:
@@ -156,24 +156,51 @@ def _tag_row(
     special = {"START": tokenizer.start_id, "END": tokenizer.end_id, "PAD": tokenizer.pad_id}
     for name, token_id in special.items():
         targets[row.input_ids == token_id] = labels.tags.index(name)
-    for tag, tokens in zip(tags, words):
-        # Token 0 stands behind START; what was cut off has no position.
-        positions = [token + 1 for token in tokens if token + 1 < len(targets)]
-        targets[positions] = lookup(tag, labels.tags, "tag")
+    for tag in tags:
+        # Those of the special tokens are no tags of words.
+        lookup(tag, UNIVERSAL_TAGS, "tag")
+    # Token 0 stands behind START; what was cut off has no position.
+    numbers = [labels.tags.index(tag) for tag in tags_of_tokens(tags, words)]
+    room = len(targets) - 1
+    targets[1 : 1 + min(len(numbers), room)] = numbers[:room]
     return targets
 
 
 def _span_cells(
     spans: Sequence[Span], words: list[range], row: Row, labels: SpanLabels
 ) -> tuple[tuple[int, int, int], ...]:
-    cells = []
-    for start, end, label in spans:
+    # Token 0 stands behind START.
+    return tuple(
+        (first + 1, last + 1, labels.labels.index(label))
+        for first, last, label in spans_of_tokens(spans, words)
+        if last + 1 < len(row.input_ids) and label in labels.labels
+    )
+
+
+def tags_of_tokens(tags: Sequence[str], words: Sequence[range]) -> list[str]:
+    """Return one tag for each token, given one for each word: pieces of a word share its tag.
+
+    Args:
+        tags: of the words.
+        words: the tokens of each word, as ``word_positions``.
+    """
+    return [tag for tag, tokens in zip(tags, words) for _ in tokens]
+
+
+def spans_of_tokens(spans: Sequence[Span], words: Sequence[range]) -> list[Span]:
+    """Return spans of words as spans of tokens: first piece to last piece, ends inclusive.
+
+    Args:
+        spans: (first word, last word, label).
+        words: the tokens of each word, as ``word_positions``.
+
+    Raises:
+        UserError: a span is not inside the words.
+    """
+    for start, end, _ in spans:
         if not 0 <= start <= end < len(words):
             raise UserError(f"span {start}:{end} is not inside the {len(words)} words of the text")
-        first, last = words[start].start + 1, words[end].stop
-        if last < len(row.input_ids) and label in labels.labels:
-            cells.append((first, last, labels.labels.index(label)))
-    return tuple(cells)
+    return [(words[start].start, words[end].stop - 1, label) for start, end, label in spans]
 
 
 def _chart(cells: Sequence[tuple[int, int, int]], length: int) -> np.ndarray:

@@ -9,7 +9,8 @@ import pytest
 from diffusion_jax import classifier_training
 from diffusion_jax.cli import main
 from diffusion_jax.config import DataConfig
-from diffusion_jax.control.tasks import held_out
+from diffusion_jax.control.judge import Annotation, TextJudge
+from diffusion_jax.control.tasks import draw_targets, held_out
 from diffusion_jax.experiment import open_data
 from diffusion_jax.text.labelled import build_labelled
 from diffusion_jax.text.labels import collect_labels
@@ -93,6 +94,24 @@ def test_the_line_end_has_a_tag_and_belongs_to_no_constituent(e2e, files):
     # START, five words, the line end.
     assert charts[:, 1, 5].tolist() == [s, s]
     assert not (charts[:, :, 6] > 0).any()
+
+
+def test_a_text_obeys_what_was_drawn_from_it(e2e, files):
+    tokenizer = Workdir(e2e).read_tokenizer()
+    corpus = held_out(Workdir(e2e).read_config().data, str(files / "labelled.jsonl"), 0)
+    known = {
+        "The": Annotation(("DET", "PROPN", "AUX", "ADJ", "PUNCT", "X"), LABELLED[0]["spans"]),
+        "Fox": Annotation(
+            ("PROPN", "AUX", "DET", "NOUN", "PUNCT", "X"),
+            [(0, 4, "S"), (0, 0, "NP"), (1, 3, "VP"), (2, 3, "NP")],
+        ),
+    }
+    known["The"] = known["The"]._replace(spans=[tuple(span) for span in known["The"].spans])
+    judge = TextJudge(tokenizer, annotator=lambda words: known[words[0]])
+    for task in ("pos", "tree", "span", "length", "infill", "pos+tree+length"):
+        targets = draw_targets(task, corpus, 2, 0, tokenizer)
+        assert {target.fixed_length() for target in targets} <= {6, None}
+        assert all(judge(target.reference, target).all_hold() for target in targets), task
 
 
 def test_held_out_texts_are_read_as_the_run_reads_them(tmp_path):
