@@ -54,6 +54,7 @@ def test_a_typed_target():
         ({"attributes": ["food"]}, "not FIELD=VALUE"),
         ({"attributes": ["food=thai", "food=french"]}, "contradictory controls: food cannot be"),
         ({"pos": "DET NUON"}, "no part of speech 'NUON'; did you mean 'NOUN'"),
+        ({"pos": "det noun"}, "no part of speech 'det'; did you mean 'DET'"),
         ({"tree": "(S (NP the pub) (VP is"}, "unbalanced tree"),
         ({"tree": "(S the))"}, r"unbalanced tree: a \) too many"),
         ({"spans": ["3-5=PP"]}, "not START:END=LABEL"),
@@ -190,6 +191,12 @@ def test_a_mask_may_touch_words_and_holes_that_touch_are_one(tokenizer):
 def test_a_bad_template_is_refused(tokenizer, text, mask, message):
     with pytest.raises(UserError, match=message):
         parse_template(text, tokenizer, mask)
+
+
+def test_a_special_token_is_not_what_a_word_may_be_meant_as(tokenizer):
+    for special in ("[PAD]", "[START]", "[UNK]"):
+        with pytest.raises(UserError, match=r"is not in this model's vocabulary$"):
+            parse_template(f"{special} ___", tokenizer)
 
 
 def test_layouts_are_all_ways_within_the_bounds(tokenizer):
