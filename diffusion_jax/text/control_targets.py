@@ -30,7 +30,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.text.example import NEWLINE
 from diffusion_jax.text.files import json_value, read_lines
 from diffusion_jax.text.labels import NEWLINE_TAG, UNIVERSAL_TAGS, lookup
-from diffusion_jax.text.trees import Span, check_nested, parse_tree, without_line_ends
+from diffusion_jax.text.trees import Span, check_nested, parse_tree, span_of, without_line_ends
 
 ANY_TAG = "*"
 MASK = "___"
@@ -199,7 +199,7 @@ def target_from_json(record: Any) -> Target:
     words = _words(record)
     if isinstance(pos, list) and len(pos) == len(words):
         pos = [NEWLINE_TAG if word == NEWLINE else tag for tag, word in zip(pos, words)]
-    spans = [_json_span(value) for value in _typed(record, "spans", list, [])]
+    spans = [span_of(value) for value in _typed(record, "spans", list, [])]
     # Before those that end before a line end are joined.
     _labels_of(spans)
     length = record.get("length")
@@ -283,17 +283,6 @@ def _typed(record: Mapping[str, Any], name: str, kind: type, default: Any) -> An
 
 def _all_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _json_span(value: Any) -> Span:
-    if not (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(number) is int for number in value[:2])
-        and isinstance(value[2], str)
-    ):
-        raise UserError(f'span {value!r} is not [start, end, label], for example [3, 5, "PP"]')
-    return value[0], value[1], value[2]
 
 
 def _published_attribute(words: Any) -> dict[str, str]:

@@ -135,7 +135,7 @@ def _field_values(said: Mapping[str, str], labels: AttributeLabels) -> np.ndarra
 
 
 def tags_of_words(tags: Sequence[str], text: str) -> list[str]:
-    """Return one tag for each word; a line end that nobody tagged gets ``NEWLINE_TAG``.
+    """Return one tag for each word; that of a line end, tagged or not, is ``NEWLINE_TAG``.
 
     Raises:
         UserError: there are more or fewer tags than words.
@@ -145,7 +145,7 @@ def tags_of_words(tags: Sequence[str], text: str) -> list[str]:
         tags = [*tags, NEWLINE_TAG]
     if len(tags) != len(words):
         raise UserError(f"there are {len(tags)} tags for the {len(words)} words of the text")
-    return list(tags)
+    return [NEWLINE_TAG if word == NEWLINE else tag for tag, word in zip(tags, words)]
 
 
 def _tag_row(

@@ -12,7 +12,8 @@ own) is a leaf of no constituent: what ends with it ends before it.
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.example import NEWLINE
@@ -184,6 +185,18 @@ def _relabel(stack: list[_Node], label: str) -> _Node:
     node = _Node(label, stack[-1].children)
     stack[-2].children[-1] = node
     return node
+
+
+def span_of(value: Any) -> Span:
+    """Return the span that a JSON value is; raises UserError unless [start, end, label]."""
+    if not (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(at, Integral) and not isinstance(at, bool) for at in value[:2])
+        and isinstance(value[2], str)
+    ):
+        raise UserError(f'span {value!r} is not [start, end, label], for example [3, 5, "PP"]')
+    return int(value[0]), int(value[1]), value[2]
 
 
 def join_spans(spans: Iterable[Sequence]) -> tuple[Span, ...]:

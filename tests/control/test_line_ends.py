@@ -114,6 +114,26 @@ def test_a_text_obeys_what_was_drawn_from_it(e2e, files):
         assert all(judge(target.reference, target).all_hold() for target in targets), task
 
 
+def test_labels_that_count_the_line_end_say_what_the_others_do(e2e, files, tmp_path):
+    counted = tmp_path / "counted.jsonl"
+    more = {
+        "pos": "DET PROPN AUX ADJ PUNCT PROPN",
+        "spans": [[0, 5, "S"], [0, 1, "NP"], [2, 3, "VP"]],
+    }
+    tree = {"tree": "(S (NP (NNP Fox)) (VP (VBZ is) (NP (DT a) (NN pub))) (. .) (_SP \n))"}
+    lines = [{**LABELLED[0], **more}, {**LABELLED[1], **tree}]
+    counted.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data, tokenizer = Workdir(e2e).read_config().data, Workdir(e2e).read_tokenizer()
+    for task in ("pos", "tree"):
+        rows = []
+        for path in (counted, files / "labelled.jsonl"):
+            corpus = held_out(data, str(path), 0)
+            labels = collect_labels(task, iter(corpus), "")
+            rows.append(build_labelled(corpus, tokenizer, Packing(10), labels))
+        assert rows[0].labels == rows[1].labels
+        assert rows[0].checksum == rows[1].checksum
+
+
 def test_held_out_texts_are_read_as_the_run_reads_them(tmp_path):
     path = tmp_path / "held.csv"
     path.write_text("kind,said,note\nx,the pub .,a\ny,the inn .,b\n")
