@@ -23,7 +23,7 @@ from diffusion_jax.text.labelled import (
     tags_of_words,
     word_positions,
 )
-from diffusion_jax.text.labels import lookup, read_attributes, read_spans, read_tags
+from diffusion_jax.text.labels import ABSENT, lookup, read_attributes, read_spans, read_tags
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.trees import NO_TAG, format_tree, leaf_of
 
@@ -184,7 +184,8 @@ def _draw(parts: Iterable[str], text: _Text, rng: Random) -> Target | None:
 
 
 def _attribute(text: _Text, rng: Random) -> Mapping[str, Any] | None:
-    said = sorted(read_attributes(text.example, _WHERE).items())
+    told = read_attributes(text.example, _WHERE)
+    said = sorted((name, value) for name, value in told.items() if value != ABSENT)
     return {"attributes": dict([rng.choice(said)])} if said else None
 
 

@@ -295,23 +295,24 @@ def read_spans(example: Example, where: str) -> tuple[int | None, tuple[Span, ..
         "tree": "brackets such as (S (NP ...) (VP ...)), or give spans",
         "spans": 'a list of [start, end, label], for example [[3, 5, "PP"]]',
     }
-    value = _field(example, where, name, form[name])
-    if not isinstance(value, str if name == "tree" else list | tuple):
-        raise _odd(example, where, name, form[name])
+    value, count = _field(example, where, name, form[name]), None
     try:
-        if name == "tree":
+        if name == "tree" and isinstance(value, str):
             tree = parse_tree(value)
             count, spans = len(tree.tokens), tree.spans
+        elif name == "spans" and isinstance(value, list | tuple):
+            given = [span_of(item) for item in value]
+            spans = join_spans(without_line_ends(given, words_of(example.text)))
         else:
-            given = without_line_ends([span_of(item) for item in value], words_of(example.text))
-            count, spans = None, join_spans(given)
+            raise _odd(example, where, name, form[name])
         check_nested(spans)
         if any(label == NO_SPAN for *_, label in spans):
             raise UserError(
                 f"a constituent is labelled {NO_SPAN!r}, which says that there is none; rename it"
             )
     except UserError as error:
-        raise UserError(f"{_place(example, where)}: {error}") from None
+        place = _place(example, where)
+        raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
     return count, spans
 
 

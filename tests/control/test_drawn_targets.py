@@ -97,6 +97,12 @@ def test_targets_of_the_grammar_are_those_that_were_measured(task, digest):
     assert hashlib.sha256(written.encode()).hexdigest()[:16] == digest
 
 
+def test_what_is_said_to_be_absent_is_not_asked(labelled):
+    corpus = labelled("the fox", attributes={"food": "absent", "name": "fox", "area": "absent"})
+    (target,) = draw_targets("attribute", corpus, 1, 0, WordTokenizer(["the", "fox"]))
+    assert target.attributes == {"name": "fox"}
+
+
 def test_a_tree_is_made_of_labelled_spans(labelled):
     corpus = labelled("the ( fox ) .", spans=[[0, 4, "S"], [0, 3, "NP"], [4, 4, "PP"]])
     tokenizer = WordTokenizer(["the", "(", "fox", ")", "."])
