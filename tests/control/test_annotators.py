@@ -41,6 +41,7 @@ class Pipeline:
 
 class Doc:
     def __init__(self, vocab, words):
+        assert words, "a text without words is not for a parser"
         self.tokens = [SimpleNamespace(text=word, pos_="") for word in words]
 
     def __iter__(self):
