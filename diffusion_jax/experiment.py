@@ -46,6 +46,7 @@ from diffusion_jax.workdir import Workdir
 NUM_PREVIEWS = 4
 FILLED_IN = ("model.vocab_size", "model.pad_id")
 """Fields that ``complete`` fills in from the data."""
+_WITH_SPLITS = ("grammar:", "tfds:")
 
 
 @dataclass(frozen=True)
@@ -122,19 +123,31 @@ def _open(
 
 def has_validation(data: DataConfig) -> bool:
     """Return whether a run has texts to validate on: a corpus that was named, or a split."""
-    has_splits = data.corpus.startswith(("grammar:", "tfds:"))
+    has_splits = data.corpus.startswith(_WITH_SPLITS)
     return data.validation_size != 0 and bool(data.validation or has_splits)
 
 
 def _open_validation_corpus(data: DataConfig) -> Corpus | None:
-    if not has_validation(data):
-        return None
+    return open_validation_corpus(data, data.validation_size) if has_validation(data) else None
+
+
+def open_validation_corpus(data: DataConfig, size: int) -> Corpus | None:
+    """Open what a run validates on: the corpus that it names, or a split; None without either.
+
+    Args:
+        data: of the run.
+        size: read at most this many examples; 0 means all.
+
+    Raises:
+        UserError: anything wrong with the file.
+    """
     if not data.validation:
-        return _open(data, data.corpus, "validation", data.validation_size)
+        splits = data.corpus.startswith(_WITH_SPLITS)
+        return _open(data, data.corpus, "validation", size) if splits else None
     if Path(data.validation).suffix != Path(data.corpus).suffix:
         # A format that was named is that of the training corpus.
         data = replace(data, format="auto")
-    return _open(data, data.validation, "validation", data.validation_size, only_fitting=True)
+    return _open(data, data.validation, "validation", size, only_fitting=True)
 
 
 def _build_tokenizer(config: ExperimentConfig, corpus: Corpus) -> Tokenizer:

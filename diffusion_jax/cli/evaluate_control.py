@@ -42,6 +42,8 @@ class EvaluateControlCommand:
         classifier: a directory that train-classifier wrote; may be given several times.
         train_missing: train what the tasks need and --classifier does not bring, with
             train-classifier's defaults, into CHECKPOINT-TASK-READS; what is there is used again.
+        classifier_corpus: the labelled corpus that --train-missing learns from, as train-classifier
+            --corpus; default the model's own.
         task: what to measure; may be given several times.
         targets: JSON lines of targets, ours or Diffusion-LM's, as one more task of that name.
         data: held-out texts with labels; empty is the run's validation corpus, or the grammar's
@@ -68,6 +70,7 @@ class EvaluateControlCommand:
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     classifier: Several = ()
     train_missing: bool = False
+    classifier_corpus: str | None = None
     task: Several = ()
     targets: str | None = None
     data: str = ""
@@ -99,6 +102,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--num and --num-targets must be at least 1, --pool at least 0")
     if not command.task and command.targets is None:
         raise UserError("give --task (for example attribute) or --targets")
+    if command.classifier_corpus is not None and not command.train_missing:
+        raise UserError("--classifier-corpus is what --train-missing learns from; give that too")
     from diffusion_jax.control.kept import KeptTexts
     from diffusion_jax.control.measure import Measurement
     from diffusion_jax.control.table import table
@@ -186,8 +191,17 @@ def _options(
 
 
 def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
-    """Return the directories of all classifiers that are needed, after training what is missing."""
-    from diffusion_jax.classifier_training import classifier_config, read_base, train_classifier
+    """Return the directories of all classifiers that are needed, after training what is missing.
+
+    Raises:
+        UserError: what is needed cannot be trained, or --classifier-corpus has no part in it.
+    """
+    from diffusion_jax.classifier_training import (
+        classifier_config,
+        other_corpus,
+        read_base,
+        train_classifier,
+    )
     from diffusion_jax.config import ClassifierRunConfig
     from diffusion_jax.config.control import BEST_READS, CLASSIFIER_TRAIN
     from diffusion_jax.control.tasks import needed_classifiers
@@ -200,10 +214,17 @@ def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
     }
     guidance = command.guidance
     at_states = guidance.method != "auto" and guidance.through == "classifier"
+    corpus = command.classifier_corpus
+    missing = sorted(needed_classifiers(command.task, targets) - given)
+    if corpus is not None and not missing:
+        raise UserError(
+            f"nothing is trained on --classifier-corpus {corpus}: what is asked needs no "
+            "classifier beside those of --classifier; leave it out"
+        )
     # Read once, and only where something is missing.
     base = None
     found = list(command.classifier)
-    for task in sorted(needed_classifiers(command.task, targets) - given):
+    for task in missing:
         reads = "state" if at_states else BEST_READS[task]
         directory = f"{command.checkpoint.rstrip('/')}-{task}-{reads}"
         saved = Workdir(directory)
@@ -211,8 +232,16 @@ def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:
             base = base or read_base(
                 command.checkpoint, weights=command.weights, step=command.checkpoint_step
             )
-            config = classifier_config(task, base, reads=reads)
+            data = None if corpus is None else other_corpus(base.config.data, corpus)
+            config = classifier_config(task, base, reads=reads, data=data)
             train_classifier(config, base, directory, resume=True)
+        elif corpus is not None:
+            learned = saved.read_config(ClassifierRunConfig).data.corpus
+            if learned != corpus:
+                raise UserError(
+                    f"{directory} was trained on {learned}, not on --classifier-corpus {corpus}; "
+                    "remove it to train another, or leave the option out to use it"
+                )
         found.append(directory)
     return tuple(found)
 
@@ -270,6 +299,7 @@ def _tasks(command: EvaluateControlCommand, controller: Any) -> dict[str, list[A
                 command.num_targets,
                 command.seed,
                 controller.tokenizer,
+                max_tokens=controller.length - 2,
                 mask=command.holes.mask,
             )
     if command.targets is not None:

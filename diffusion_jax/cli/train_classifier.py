@@ -34,7 +34,8 @@ class TrainClassifierCommand:
         workdir: directory of the classifier, new or empty.
         reads: what it is shown: "estimate", the model's estimate of the text; "state", the noisy
             embeddings, as published. Default: what steers better, "state" for trees alone.
-        corpus: labelled corpus; default the model's own.
+        corpus: labelled corpus; default the model's own. Its texts get the newline at the end that
+            the model's have (data.keep_newline).
         validation: held-out labelled corpus; default the validation split, where there is one.
         format: how to read the files.
         size: read at most this many examples; default as the model's run.
@@ -72,18 +73,22 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = parse(TrainClassifierCommand, "train-classifier", arguments)
     options = with_steps(command.train, command.steps, CLASSIFIER_TRAIN)
-    from diffusion_jax.classifier_training import classifier_config, read_base, train_classifier
+    from diffusion_jax.classifier_training import (
+        classifier_config,
+        other_corpus,
+        read_base,
+        train_classifier,
+    )
 
     base = read_base(command.checkpoint, weights=command.weights, step=command.checkpoint_step)
     changes = {
         name: getattr(command, name)
-        for name in ("corpus", "validation", "format", "size", "validation_size")
+        for name in ("validation", "format", "size", "validation_size")
         if getattr(command, name) is not None
     }
     data = base.config.data
     if command.corpus is not None:
-        # What the run says about its own files does not hold for others.
-        data = replace(data, validation="", format="auto", columns=(), where=(), size=0)
+        data = other_corpus(data, command.corpus)
     config = classifier_config(
         command.task,
         base,

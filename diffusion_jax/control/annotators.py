@@ -7,14 +7,15 @@ from typing import Any
 
 from diffusion_jax.control.judge import Annotation, Annotator
 from diffusion_jax.errors import UserError
+from diffusion_jax.text.labels import NEWLINE_TAG
 from diffusion_jax.text.trees import Span, parse_tree
-
-# What is no word of a tag set: spaCy's tag of line ends, under the name that our labels have.
-_TAGS = {"SPACE": "X"}
 
 
 def spacy_annotator(tagger: str, parser: str | None = None) -> Annotator:
     """Return what tags texts, and parses them where a parser is named.
+
+    Line ends are words of a text too, but neither package knows them: they are not shown any. Their
+    tag is X, and no constituent begins or ends with one.
 
     Args:
         tagger: a spaCy pipeline that is installed, for example en_core_web_sm.
@@ -37,25 +38,28 @@ def spacy_annotator(tagger: str, parser: str | None = None) -> Annotator:
         except (LookupError, ValueError, OSError) as error:
             raise UserError(f"the benepar model {parser!r} cannot be loaded: {error}") from error
 
-    def annotate(tokens: Sequence[str]) -> Annotation:
-        # The tokens are ours: spaCy's own tokenizer would cut some of them.
-        doc = spacy.tokens.Doc(pipeline.vocab, words=list(tokens))
+    def annotate(words: Sequence[str]) -> Annotation:
+        tags = [NEWLINE_TAG] * len(words)
+        shown = [place for place, word in enumerate(words) if not word.isspace()]
+        if not shown:
+            return Annotation(tags, None if parser is None else ())
+        # The words are ours: spaCy's own tokenizer would cut some of them.
+        doc = spacy.tokens.Doc(pipeline.vocab, words=[words[place] for place in shown])
         for _, component in pipeline.pipeline:
             doc = component(doc)
-        tags = [_TAGS.get(token.pos_, str(token.pos_)) for token in doc]
-        return Annotation(tags, None if parser is None else _spans(doc))
+        for place, token in zip(shown, doc):
+            tags[place] = str(token.pos_)
+        return Annotation(tags, None if parser is None else _spans(doc, shown))
 
     return annotate
 
 
-def _spans(doc: Any) -> tuple[Span, ...]:
-    """Return the constituents of all sentences, counted from the start of the text."""
+def _spans(doc: Any, places: Sequence[int]) -> tuple[Span, ...]:
+    """Return the constituents of all sentences, at the places in the text that the words have."""
     spans: list[Span] = []
     for sentence in doc.sents:
-        found = parse_tree(sentence._.parse_string).spans
-        spans += [
-            (start + sentence.start, end + sentence.start, label) for start, end, label in found
-        ]
+        for start, end, label in parse_tree(sentence._.parse_string).spans:
+            spans.append((places[sentence.start + start], places[sentence.start + end], label))
     return tuple(spans)
 
 

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from diffusion_jax.control import slots
+from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate import trees
 from diffusion_jax.text.control_targets import ANY_TAG, MASK, Target
+from diffusion_jax.text.example import words_of
 from diffusion_jax.text.grammar import Grammar, load_grammar
 from diffusion_jax.text.grammar.sentence import Parse
+from diffusion_jax.text.labelled import spans_of_tokens, tags_of_tokens, word_positions
 from diffusion_jax.text.labels import ABSENT
 from diffusion_jax.text.templates import encode_known, keeps, parse_template
 from diffusion_jax.text.tokenizers import Tokenizer
@@ -29,7 +32,7 @@ class Annotation(NamedTuple):
     """What is known of a text beside its words.
 
     Attributes:
-        pos: Universal POS tag of each token; None where nobody knows.
+        pos: Universal POS tag of each word (or token); None where nobody knows.
         spans: constituents, unary chains joined; None where nobody knows.
     """
 
@@ -38,7 +41,7 @@ class Annotation(NamedTuple):
 
 
 Annotator = Callable[[Sequence[str]], Annotation]
-"""Tokens of a text -> its annotation."""
+"""Words of a text -> its annotation."""
 
 
 @dataclass(frozen=True)
@@ -159,12 +162,23 @@ class TextJudge:
                 measures["attributes_substring"] = float(found)
         wants_structure = target.pos is not None or target.tree is not None or target.spans
         if wants_structure:
-            annotation = Annotation(None, None)
-            if self.annotator is not None:
-                tokens = self.tokenizer.tokens(self.tokenizer.encode(text))
-                annotation = self.annotator(tokens)
-            _judge_structure(holds, measures, target, annotation)
+            _judge_structure(holds, measures, target, self._annotation(text))
         return Verdict(holds, measures)
+
+    def _annotation(self, text: str) -> Annotation:
+        """Return tags and spans of the text's tokens, which targets count."""
+        if self.annotator is None:
+            return Annotation(None, None)
+        found = self.annotator(words_of(text))
+        try:
+            words = word_positions(text, self.tokenizer)
+        except UserError:
+            # Nobody can say which token has which tag, so none has the one that is asked.
+            return Annotation((), ())
+        return Annotation(
+            None if found.pos is None else tags_of_tokens(found.pos, words),
+            None if found.spans is None else spans_of_tokens(found.spans, words),
+        )
 
 
 def _words_verdict(text: str, target: Target, tokenizer: Tokenizer, mask: str) -> Verdict:

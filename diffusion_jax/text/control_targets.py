@@ -10,7 +10,12 @@ or from the files that Diffusion-LM publishes (Li et al. 2022), which hold one o
     ["food", ":", "Thai"]                                   an attribute
     {"pos": ["START", ..., "END"], "words_": [...]}         parts of speech
     {"spans": [[3, 5, "PP"]], "words_": [...]}              spans
+    {"tree": "(TOP (S ...))", "padded_chart": ..., ...}     syntax trees
     {"pos": ..., "attr": ["food", ":", "Thai"], ...}        parts of speech and an attribute
+
+The words of published texts end with a newline. Its published tag is whatever a tagger says of a
+line end (PROPN, PUNCT, ...), and a constituent may end with it; here, as in what classifiers learn
+and judges tell, its tag is X, and constituents end before it.
 
 Positions count the tokens of the text from 0, without START; ends are inclusive; lengths are in
 tokens, without START and END.
@@ -22,15 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.text.example import NEWLINE
 from diffusion_jax.text.files import json_value, read_lines
-from diffusion_jax.text.labels import UNIVERSAL_TAGS, lookup
-from diffusion_jax.text.trees import Span, check_nested, parse_tree
+from diffusion_jax.text.labels import NEWLINE_TAG, UNIVERSAL_TAGS, lookup
+from diffusion_jax.text.trees import Span, check_nested, parse_tree, span_of, without_line_ends
 
 ANY_TAG = "*"
 MASK = "___"
 _FIELDS = ("attributes", "length", "pos", "tree", "spans", "keep", "keywords")
 # What published targets hold besides, and records of others may: kept out of the way.
-_PASSIVE = ("words_", "attr", "id", "reference")
+_PASSIVE = ("words_", "padded_chart", "attr", "id", "reference")
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,13 @@ def target_from_json(record: Any) -> Target:
             f'pos is {pos!r}; it must be a text, or a list of tags ["DET", "NOUN", ...]'
         )
     if isinstance(pos, list) and pos[:1] == ["START"]:
-        pos = [tag for tag in pos if tag not in ("START", "END", "PAD")]
+        pos = _without_specials(pos)
+    words = _words(record)
+    if isinstance(pos, list) and len(pos) == len(words):
+        pos = [NEWLINE_TAG if word == NEWLINE else tag for tag, word in zip(pos, words)]
+    spans = [span_of(value) for value in _typed(record, "spans", list, [])]
+    # Before those that end before a line end are joined.
+    _labels_of(spans)
     length = record.get("length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool)):
         raise UserError(f"length is {length!r}; it must be a whole number of tokens")
@@ -198,10 +210,10 @@ def target_from_json(record: Any) -> Target:
         length=length,
         pos=None if pos is None else parse_tags(pos),
         tree=_typed(record, "tree", str, None),
-        spans=tuple(map(_json_span, _typed(record, "spans", list, []))),
+        spans=without_line_ends(spans, words),
         keep=_typed(record, "keep", str, None),
         keywords=tuple(map(str, _typed(record, "keywords", list, []))),
-        reference=_reference(record),
+        reference=" ".join(words) if words else record.get("reference"),
     )
     check_target(target)
     return target
@@ -234,13 +246,7 @@ def check_target(target: Target, max_length: int | None = None) -> None:
 
 
 def _check_spans(target: Target, num_tokens: int | None) -> None:
-    labels: dict[tuple[int, int], str] = {}
-    for start, end, label in target.spans:
-        if labels.setdefault((start, end), label) != label:
-            raise UserError(
-                f"contradictory controls: span {start}:{end} cannot be both "
-                f"{labels[start, end]} and {label}"
-            )
+    labels = _labels_of(target.spans)
     check_nested(target.spans, num_tokens)
     if target.tree is None:
         return
@@ -251,6 +257,18 @@ def _check_spans(target: Target, num_tokens: int | None) -> None:
             raise UserError(
                 f"contradictory controls: span {start}:{end}={label}, where the tree has {found}"
             )
+
+
+def _labels_of(spans: Iterable[Span]) -> dict[tuple[int, int], str]:
+    """Return extent -> label; raises UserError for two labels of one extent."""
+    labels: dict[tuple[int, int], str] = {}
+    for start, end, label in spans:
+        if labels.setdefault((start, end), label) != label:
+            raise UserError(
+                f"contradictory controls: span {start}:{end} cannot be both "
+                f"{labels[start, end]} and {label}"
+            )
+    return labels
 
 
 def _typed(record: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
@@ -267,17 +285,6 @@ def _all_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _json_span(value: Any) -> Span:
-    if not (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(number) is int for number in value[:2])
-        and isinstance(value[2], str)
-    ):
-        raise UserError(f'span {value!r} is not [start, end, label], for example [3, 5, "PP"]')
-    return value[0], value[1], value[2]
-
-
 def _published_attribute(words: Any) -> dict[str, str]:
     """Read ``["customer", "rating", ":", "5", "out", "of", "5"]``."""
     if not _all_texts(words) or ":" not in words:
@@ -289,10 +296,15 @@ def _published_attribute(words: Any) -> dict[str, str]:
     return {name: value}
 
 
-def _reference(record: Mapping[str, Any]) -> str | None:
+def _words(record: Mapping[str, Any]) -> list[str]:
+    """Return the words that a published target was made of, [] where it does not tell."""
     words = record.get("words_")
-    if words is not None:
-        if not _all_texts(words):
-            raise UserError(f"words_ is {words!r}; it must be a list of words")
-        return " ".join(word for word in words if word not in ("START", "END", "PAD"))
-    return record.get("reference")
+    if words is None:
+        return []
+    if not _all_texts(words):
+        raise UserError(f"words_ is {words!r}; it must be a list of words")
+    return _without_specials(words)
+
+
+def _without_specials(words: Iterable[str]) -> list[str]:
+    return [word for word in words if word not in ("START", "END", "PAD")]

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.example import Corpus, Example
+from diffusion_jax.text.example import NEWLINE, Corpus, Example, words_of
 from diffusion_jax.text.labels import (
     ABSENT,
     FREE,
+    NEWLINE_TAG,
+    UNIVERSAL_TAGS,
     AttributeLabels,
     LabelSet,
     SpanLabels,
@@ -24,9 +26,6 @@ from diffusion_jax.text.packing import Row
 from diffusion_jax.text.rows import CorpusPacker, Packing, PackingReport
 from diffusion_jax.text.tokenizers.base import Tokenizer
 from diffusion_jax.text.trees import Span
-
-NEWLINE = "\n"
-_NEWLINE_TAG = "X"
 
 
 class LabelledRows:
@@ -118,10 +117,10 @@ def _targets(
         return _field_values(read_attributes(example, where), labels)
     words = word_positions(example.text, tokenizer)
     if isinstance(labels, TagLabels):
-        tags = _tags_of_words(read_tags(example, where), example.text)
+        tags = tags_of_words(read_tags(example, where), example.text)
         return _tag_row(tags, words, row, tokenizer, labels)
     count, spans = read_spans(example, where)
-    written = len(_words(example.text)) - example.text.endswith(NEWLINE)
+    written = len(words) - example.text.endswith(NEWLINE)
     if count is not None and count not in (written, len(words)):
         raise UserError(f"the tree has {count} words, but the text {written}")
     return _span_cells(spans, words, row, labels)
@@ -135,14 +134,18 @@ def _field_values(said: Mapping[str, str], labels: AttributeLabels) -> np.ndarra
     return np.where(unknown, FREE, values).astype(np.int32)
 
 
-def _tags_of_words(tags: Sequence[str], text: str) -> list[str]:
-    """Return one tag for each word; a line end that nobody tagged gets one."""
-    words = _words(text)
+def tags_of_words(tags: Sequence[str], text: str) -> list[str]:
+    """Return one tag for each word; that of a line end, tagged or not, is ``NEWLINE_TAG``.
+
+    Raises:
+        UserError: there are more or fewer tags than words.
+    """
+    words = words_of(text)
     if len(tags) == len(words) - 1 and words[-1] == NEWLINE:
-        tags = [*tags, _NEWLINE_TAG]
+        tags = [*tags, NEWLINE_TAG]
     if len(tags) != len(words):
         raise UserError(f"there are {len(tags)} tags for the {len(words)} words of the text")
-    return list(tags)
+    return [NEWLINE_TAG if word == NEWLINE else tag for tag, word in zip(tags, words)]
 
 
 def _tag_row(
@@ -153,24 +156,51 @@ def _tag_row(
     special = {"START": tokenizer.start_id, "END": tokenizer.end_id, "PAD": tokenizer.pad_id}
     for name, token_id in special.items():
         targets[row.input_ids == token_id] = labels.tags.index(name)
-    for tag, tokens in zip(tags, words):
-        # Token 0 stands behind START; what was cut off has no position.
-        positions = [token + 1 for token in tokens if token + 1 < len(targets)]
-        targets[positions] = lookup(tag, labels.tags, "tag")
+    for tag in tags:
+        # Those of the special tokens are no tags of words.
+        lookup(tag, UNIVERSAL_TAGS, "tag")
+    # Token 0 stands behind START; what was cut off has no position.
+    numbers = [labels.tags.index(tag) for tag in tags_of_tokens(tags, words)]
+    room = len(targets) - 1
+    targets[1 : 1 + min(len(numbers), room)] = numbers[:room]
     return targets
 
 
 def _span_cells(
     spans: Sequence[Span], words: list[range], row: Row, labels: SpanLabels
 ) -> tuple[tuple[int, int, int], ...]:
-    cells = []
-    for start, end, label in spans:
+    # Token 0 stands behind START.
+    return tuple(
+        (first + 1, last + 1, labels.labels.index(label))
+        for first, last, label in spans_of_tokens(spans, words)
+        if last + 1 < len(row.input_ids) and label in labels.labels
+    )
+
+
+def tags_of_tokens(tags: Sequence[str], words: Sequence[range]) -> list[str]:
+    """Return one tag for each token, given one for each word: pieces of a word share its tag.
+
+    Args:
+        tags: of the words.
+        words: the tokens of each word, as ``word_positions``.
+    """
+    return [tag for tag, tokens in zip(tags, words) for _ in tokens]
+
+
+def spans_of_tokens(spans: Sequence[Span], words: Sequence[range]) -> list[Span]:
+    """Return spans of words as spans of tokens: first piece to last piece, ends inclusive.
+
+    Args:
+        spans: (first word, last word, label).
+        words: the tokens of each word, as ``word_positions``.
+
+    Raises:
+        UserError: a span is not inside the words.
+    """
+    for start, end, _ in spans:
         if not 0 <= start <= end < len(words):
             raise UserError(f"span {start}:{end} is not inside the {len(words)} words of the text")
-        first, last = words[start].start + 1, words[end].stop
-        if last < len(row.input_ids) and label in labels.labels:
-            cells.append((first, last, labels.labels.index(label)))
-    return tuple(cells)
+    return [(words[start].start, words[end].stop - 1, label) for start, end, label in spans]
 
 
 def _chart(cells: Sequence[tuple[int, int, int]], length: int) -> np.ndarray:
@@ -180,11 +210,6 @@ def _chart(cells: Sequence[tuple[int, int, int]], length: int) -> np.ndarray:
     for first, last, label in cells:
         chart[first, last] = label
     return chart
-
-
-def _words(text: str) -> list[str]:
-    # A newline is a token of its own, see the word tokenizer.
-    return [word for word in text.replace(NEWLINE, f" {NEWLINE} ").split(" ") if word]
 
 
 def word_positions(text: str, tokenizer: Tokenizer) -> list[range]:
@@ -200,7 +225,7 @@ def word_positions(text: str, tokenizer: Tokenizer) -> list[range]:
     """
     ids: list[int] = []
     ranges: list[range] = []
-    for word in _words(text):
+    for word in words_of(text):
         pieces = tokenizer.encode(word)
         ranges.append(range(len(ids), len(ids) + len(pieces)))
         ids += pieces

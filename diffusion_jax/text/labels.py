@@ -8,17 +8,27 @@ for each position ("pos"), a label for each span of positions ("tree"). Labels a
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.example import Example
-from diffusion_jax.text.trees import Span, check_nested, join_spans, parse_tree
+from diffusion_jax.text.example import Example, words_of
+from diffusion_jax.text.trees import (
+    Span,
+    check_nested,
+    join_spans,
+    parse_tree,
+    span_of,
+    without_line_ends,
+)
 
 FREE = -1
 ABSENT = "absent"
 NO_SPAN = "-"
+NEWLINE_TAG = "X"
+"""The tag of a line end that is kept as a word; a tagger has none for it."""
 SPECIAL_TAGS = ("START", "END", "UNK", "PAD")
 UNIVERSAL_TAGS = (
     *("ADJ", "ADV", "INTJ", "NOUN", "PROPN", "VERB", "ADP", "AUX", "CCONJ"),
@@ -32,7 +42,9 @@ def lookup(name: str, names: Sequence[str], what: str) -> int:
     """Return the index of a name; raises UserError that suggests the nearest."""
     if name in names:
         return names.index(name)
-    near = difflib.get_close_matches(name, names, n=1)
+    # Whatever the case: "det" is near to "DET".
+    folded = {known.casefold(): known for known in names}
+    near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=1)]
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
     raise UserError(f"there is no {what} {name!r}; {hint}choose from: {shown}")
@@ -216,7 +228,7 @@ def collect_labels(task: str, examples: Iterable[Example], where: str) -> LabelS
         where: name of the corpus, for messages.
 
     Raises:
-        UserError: an example lacks what the task needs.
+        UserError: an example lacks what the task needs, or there is nothing to tell apart.
     """
     if task == "pos":
         for example in examples:
@@ -225,11 +237,15 @@ def collect_labels(task: str, examples: Iterable[Example], where: str) -> LabelS
         return TagLabels()
     if task == "tree":
         names = {label for e in examples for *_, label in read_spans(e, where)[1]}
+        if not names:
+            raise UserError(f"{where}: no example has constituents")
         return SpanLabels((NO_SPAN, *sorted(names)))
     fields: dict[str, set[str]] = {}
     for example in examples:
         for name, value in read_attributes(example, where).items():
-            fields.setdefault(name, set()).add(value)
+            # Every field has that value already; some corpora write it, others leave the field out.
+            if value != ABSENT:
+                fields.setdefault(name, set()).add(value)
     for name, values in fields.items():
         if len(values) > _MAX_VALUES:
             raise UserError(
@@ -242,43 +258,80 @@ def collect_labels(task: str, examples: Iterable[Example], where: str) -> LabelS
 
 
 def read_attributes(example: Example, where: str) -> Mapping[str, str]:
-    """Return the attributes of an example; raises UserError where it has none."""
-    attributes = example.fields.get("attributes")
+    """Return the attributes of an example; raises UserError where it has none, or odd ones."""
+    form = 'an object such as {"food": "thai"}'
+    attributes = _field(example, where, "attributes", form)
     if not isinstance(attributes, Mapping):
-        raise _missing(example, where, "attributes", 'an object such as {"food": "thai"}')
+        raise _odd(example, where, "attributes", form)
+    for name, value in attributes.items():
+        if isinstance(value, bool) or not isinstance(value, str | Real):
+            raise UserError(
+                f"{_place(example, where)}: the attribute {name!r} is {value!r}; it must be a text "
+                'such as "thai" (what the text does not say is left out)'
+            )
     return {str(name): str(value) for name, value in attributes.items()}
 
 
 def read_tags(example: Example, where: str) -> Sequence[str]:
-    """Return one tag per word of an example; raises UserError where it has none."""
-    tags = example.fields.get("pos")
+    """Return one tag per word of an example; raises UserError where it has none, or odd ones."""
+    form = "a list of Universal POS tags, one for each word"
+    tags = _field(example, where, "pos", form)
     if isinstance(tags, str):
         tags = tags.split()
-    if not isinstance(tags, list | tuple):
-        raise _missing(example, where, "pos", "a list of Universal POS tags, one for each word")
-    return [str(tag) for tag in tags]
+    if not (isinstance(tags, list | tuple) and all(isinstance(tag, str) for tag in tags)):
+        raise _odd(example, where, "pos", form)
+    return list(tags)
 
 
 def read_spans(example: Example, where: str) -> tuple[int | None, tuple[Span, ...]]:
     """Return the number of words that the tree counts (None if unknown), and its spans.
 
     Raises:
-        UserError: the example has neither ``tree`` nor ``spans``, or they cannot be read.
+        UserError: the example has neither ``tree`` nor ``spans``, or they cannot be read: brackets
+            that do not match, spans that cross, a label that says that there is none.
     """
-    tree, spans = example.fields.get("tree"), example.fields.get("spans")
+    name = "spans" if example.fields.get("tree") is None and "spans" in example.fields else "tree"
+    form = {
+        "tree": "brackets such as (S (NP ...) (VP ...)), or give spans",
+        "spans": 'a list of [start, end, label], for example [[3, 5, "PP"]]',
+    }
+    value, count = _field(example, where, name, form[name]), None
     try:
-        if isinstance(tree, str):
-            parsed = parse_tree(tree)
-            return len(parsed.tokens), parsed.spans
-        if isinstance(spans, list | tuple):
-            return None, join_spans(spans)
-    except (UserError, ValueError, TypeError) as error:
-        raise UserError(f"{where}, example {example.id}: {error}") from None
-    raise _missing(example, where, "tree", "brackets such as (S (NP ...) (VP ...)), or spans")
+        if name == "tree" and isinstance(value, str):
+            tree = parse_tree(value)
+            count, spans = len(tree.tokens), tree.spans
+        elif name == "spans" and isinstance(value, list | tuple):
+            given = [span_of(item) for item in value]
+            spans = join_spans(without_line_ends(given, words_of(example.text)))
+        else:
+            raise _odd(example, where, name, form[name])
+        check_nested(spans)
+        if any(label == NO_SPAN for *_, label in spans):
+            raise UserError(
+                f"a constituent is labelled {NO_SPAN!r}, which says that there is none; rename it"
+            )
+    except UserError as error:
+        place = _place(example, where)
+        raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
+    return count, spans
 
 
-def _missing(example: Example, where: str, field: str, form: str) -> UserError:
-    return UserError(
-        f"{where}, example {example.id}: no {field!r} in it (there is: "
-        f"{', '.join(example.fields) or 'nothing but text'}); it must be {form}"
-    )
+def _field(example: Example, where: str, name: str, form: str) -> Any:
+    """Return a field of an example; raises UserError where it is not there, or null."""
+    value = example.fields.get(name)
+    if value is None:
+        present = [field for field, value in example.fields.items() if value is not None]
+        raise UserError(
+            f"{_place(example, where)}: no {name!r} in it (there is: "
+            f"{', '.join(present) or 'nothing but text'}); it must be {form}"
+        )
+    return value
+
+
+def _odd(example: Example, where: str, name: str, form: str) -> UserError:
+    value = example.fields[name]
+    return UserError(f"{_place(example, where)}: {name!r} is {value!r}; it must be {form}")
+
+
+def _place(example: Example, where: str) -> str:
+    return f"{where}, example {example.id}"

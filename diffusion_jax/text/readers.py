@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.example import Example, linearise
+from diffusion_jax.text.example import Example, linearise, with_newline
 from diffusion_jax.text.files import json_object, listing, read_lines
 
 # The columns looked for when the user names none, in this order.
@@ -176,4 +176,4 @@ def _column(row: Mapping[str, Any], name: str, place: str) -> Any:
 
 
 def _sentence(text: str, keep_newline: bool) -> str:
-    return text.strip() + " \n" if keep_newline else text.strip()
+    return with_newline(text) if keep_newline else text.strip()

@@ -16,7 +16,7 @@ import numpy as np
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.control_targets import MASK
 from diffusion_jax.text.packing import Row
-from diffusion_jax.text.tokenizers.base import SpecialIds, Tokenizer
+from diffusion_jax.text.tokenizers.base import SpecialIds, Tokenizer, special_ids
 
 Layout = tuple[int, ...]
 
@@ -68,7 +68,9 @@ def encode_known(text: str, tokenizer: Tokenizer) -> list[int]:
     """Return the ids of a text; raises UserError for a word outside the vocabulary."""
     ids = tokenizer.encode(text)
     if tokenizer.unk_id in ids:
-        known = tokenizer.tokens(range(tokenizer.vocab_size))
+        # A special token is no word that could be written instead.
+        special = {*special_ids(tokenizer), tokenizer.unk_id}
+        known = tokenizer.tokens(i for i in range(tokenizer.vocab_size) if i not in special)
         for word in text.split():
             if tokenizer.unk_id in tokenizer.encode(word):
                 near = difflib.get_close_matches(word, known, n=1)

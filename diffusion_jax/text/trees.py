@@ -5,13 +5,18 @@ label joins theirs from the top down with ``::`` (as benepar and Diffusion-LM ha
 part-of-speech brackets and the root ``TOP`` (or an unnamed one) are no spans. A bracket around one
 word is a part of speech, ``(NN dog)``, unless its label is one of ``CONSTITUENTS``: ``(VP runs)``
 is what ``(VP (X runs))`` is, which also serves where a treebank has labels of its own.
+
+A line end that is kept as a word (benepar writes it as the newline itself, in a bracket of its
+own) is a leaf of no constituent: what ends with it ends before it.
 """
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.text.example import NEWLINE
 
 Span = tuple[int, int, str]
 UNARY = "::"
@@ -28,6 +33,8 @@ MAX_DEPTH = 200
 # Penn writes functions behind the label: NP-SBJ, NP=2.
 _FUNCTION = re.compile(r"[-=].*")
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
+# Penn's names of what would be taken for a bracket.
+_LEAVES = {"(": "-LRB-", ")": "-RRB-"}
 
 
 class Tree(NamedTuple):
@@ -84,7 +91,34 @@ def parse_tree(text: str) -> Tree:
     visit(_Node("", [root]) if _is_tag(root) else root, [])
     if not tokens:
         raise UserError(f"the tree {text!r} holds no word")
-    return Tree(tuple(tokens), tuple(tags), tuple(found))
+    return Tree(tuple(tokens), tuple(tags), without_line_ends(found, tokens))
+
+
+def without_line_ends(spans: Sequence[Span], tokens: Sequence[str]) -> tuple[Span, ...]:
+    """Return spans cut to the words between the line ends at their ends.
+
+    Args:
+        spans: (start, end, label). Those that the cut makes equal are joined, the longer above
+            (see ``join_spans``), and one of nothing but line ends is left out.
+        tokens: of the text; a span that is not inside them stays as it is.
+    """
+    if NEWLINE not in tokens:
+        return tuple(spans)
+    kept = []
+    # Equal ones keep their order.
+    for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if 0 <= start <= end < len(tokens):
+            words = [i for i in range(start, end + 1) if tokens[i] != NEWLINE]
+            if not words:
+                continue
+            start, end = words[0], words[-1]
+        kept.append((start, end, label))
+    return join_spans(kept)
+
+
+def leaf_of(token: str) -> str:
+    """Return a token as it can stand in brackets."""
+    return "".join(_LEAVES.get(character, character) for character in token)
 
 
 def _is_tag(node: _Node) -> bool:
@@ -116,6 +150,8 @@ def _read(text: str) -> _Node:
                 raise UserError(
                     f"unbalanced tree: a ) too many at character {match.start() + 1} of {text!r}"
                 )
+            if not closed.children and _holds_line_end(text[: match.start()], closed.label):
+                closed.children.append(NEWLINE)
             if not closed.children:
                 raise UserError(
                     f"an empty bracket ends at character {match.start() + 1} of {text!r}; "
@@ -138,11 +174,29 @@ def _read(text: str) -> _Node:
     return root
 
 
+def _holds_line_end(text: str, label: str) -> bool:
+    """Return whether a bracket without children, as far as its end, holds a newline as its word."""
+    space = text[len(text.rstrip()) :]
+    return bool(label) and _FUNCTION.sub("", label) not in CONSTITUENTS and NEWLINE in space[1:]
+
+
 def _relabel(stack: list[_Node], label: str) -> _Node:
     """Give the innermost open bracket its label."""
     node = _Node(label, stack[-1].children)
     stack[-2].children[-1] = node
     return node
+
+
+def span_of(value: Any) -> Span:
+    """Return the span that a JSON value is; raises UserError unless [start, end, label]."""
+    if not (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(at, Integral) and not isinstance(at, bool) for at in value[:2])
+        and isinstance(value[2], str)
+    ):
+        raise UserError(f'span {value!r} is not [start, end, label], for example [3, 5, "PP"]')
+    return int(value[0]), int(value[1]), value[2]
 
 
 def join_spans(spans: Iterable[Sequence]) -> tuple[Span, ...]:

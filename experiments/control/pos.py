@@ -1,8 +1,13 @@
 """Control of parts of speech, from checkpoint to table (arXiv 2205.14217).
 
-Command: python experiments/control/pos.py runs/e2e -o out.json
-Data: the run's held-out texts with labels (--data), the grammar's test split, or published
-    targets (--targets target_pos.json).
+Command: python experiments/control/pos.py runs/small -o out.json
+    python experiments/control/pos.py runs/e2e --classifier-corpus train.jsonl --data valid.jsonl
+    --tagger en_core_web_sm -o out.json
+Data: the grammar brings its labels. For E2E,
+    `diffusion-jax label src1_train.txt -o train.jsonl --tagger en_core_web_sm`
+    labels the texts that the classifier learns from (--classifier-corpus), and likewise those that
+    targets are drawn from (--data); or take published ones (--targets target_pos.json). --tagger
+    judges the outputs.
 Hardware: full: one A100-class GPU. On the small grammar: two CPU cores.
 Time: published: about 80 seconds for the 50 samples of a target (A100). On the small grammar:
     benchmarks/results/control.md.

@@ -1,8 +1,13 @@
 """Control of single syntax spans, from checkpoint to table (arXiv 2205.14217).
 
-Command: python experiments/control/span.py runs/e2e -o out.json
-Data: the run's held-out texts with labels (--data), the grammar's test split, or published
-    targets (--targets target_spans.json).
+Command: python experiments/control/span.py runs/small -o out.json
+    python experiments/control/span.py runs/e2e --classifier-corpus train.jsonl --data valid.jsonl
+    --tagger en_core_web_sm --parser benepar_en3 -o out.json
+Data: the grammar brings its labels. For E2E,
+    `diffusion-jax label src1_train.txt -o train.jsonl --tagger en_core_web_sm --parser benepar_en3`
+    labels the texts that the classifier learns from (--classifier-corpus), and likewise those that
+    targets are drawn from (--data); or take published ones (--targets target_spans.json). --tagger
+    and --parser judge the outputs.
 Hardware: full: one A100-class GPU. On the small grammar: two CPU cores.
 Time: published: about 80 seconds for the 50 samples of a target (A100). On the small grammar:
     benchmarks/results/control.md.

@@ -20,7 +20,8 @@ class Pipeline:
         self.tree = None
 
     def tag(self, doc):
-        tags = {"The": "DET", "pub": "NOUN", ".": "PUNCT", "\n": "SPACE"}
+        # As benepar, it knows no line ends.
+        tags = {"The": "DET", "pub": "NOUN", ".": "PUNCT"}
         for token in doc.tokens:
             token.pos_ = tags[token.text]
         return doc
@@ -33,12 +34,14 @@ class Pipeline:
         doc.sents = [
             SimpleNamespace(start=start, _=SimpleNamespace(parse_string=tree))
             for start, tree in zip((0, 3), trees)
+            if start < len(doc.tokens)
         ]
         return doc
 
 
 class Doc:
     def __init__(self, vocab, words):
+        assert words, "a text without words is not for a parser"
         self.tokens = [SimpleNamespace(text=word, pos_="") for word in words]
 
     def __iter__(self):
@@ -66,6 +69,15 @@ def test_tags_are_those_of_our_tokens(spacy):
 def test_sentences_are_counted_from_the_start_of_the_text(spacy):
     annotation = spacy_annotator("small", "parser")(["The", "pub", ".", "pub"])
     assert annotation.spans == ((0, 2, "S"), (0, 1, "NP"), (3, 3, "NP"))
+
+
+def test_line_ends_are_not_shown_to_the_parser_and_keep_their_place(spacy):
+    annotate = spacy_annotator("small", "parser")
+    annotation = annotate(["\n", "The", "pub", "\n", ".", "pub", "\n"])
+    assert annotation.pos == ["X", "DET", "NOUN", "X", "PUNCT", "NOUN", "X"]
+    assert annotation.spans == ((1, 4, "S"), (1, 2, "NP"), (5, 5, "NP"))
+    assert annotate(["\n"]) == (["X"], ())
+    assert spacy_annotator("small")(["\n"]) == (["X"], None)
 
 
 def test_labelled_lines_are_those_that_training_reads(spacy, tmp_path):

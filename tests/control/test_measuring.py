@@ -7,13 +7,17 @@ import pytest
 
 from diffusion_jax import classifier_training
 from diffusion_jax.cli import evaluate_control, main
+from diffusion_jax.config import ClassifierRunConfig, DataConfig
 from diffusion_jax.control import annotators, teacher
 from diffusion_jax.control.judge import Annotation
 from diffusion_jax.control.measure import Measurement, Row, Writer, common_controls
 from diffusion_jax.control.table import PUBLISHED, PUBLISHED_MEASURES, table
 from diffusion_jax.control.tasks import draw_targets
+from diffusion_jax.errors import UserError
+from diffusion_jax.models.shape import ClassifierConfig
 from diffusion_jax.text.control_targets import Target
 from diffusion_jax.text.corpora import open_corpus
+from diffusion_jax.workdir import Workdir
 from tests.integration.small import config, write_untrained
 
 TEXTS = "the pub is nice .\nthe inn is cheap .\nthe pub serves thai food .\n"
@@ -151,3 +155,56 @@ def test_holes_are_marked_as_the_user_marks_them(controller):
         for mask in ("___", "[x]")
     ]
     assert [t.keep.replace("___", "[x]") for t in drawn[0]] == [t.keep for t in drawn[1]]
+
+
+def test_what_is_missing_is_trained_on_the_corpus_that_is_named(untrained, monkeypatch):
+    learned = []
+    monkeypatch.setattr(
+        classifier_training, "train_classifier", lambda config, *_, **__: learned.append(config)
+    )
+    asked = evaluate_control.EvaluateControlCommand(
+        checkpoint=str(untrained), task=("pos",), classifier_corpus="labelled.jsonl"
+    )
+    evaluate_control._train_missing(asked)
+    evaluate_control._train_missing(replace(asked, classifier_corpus=None))
+    base = Workdir(untrained).read_config().data
+    assert [config.data.corpus for config in learned] == ["labelled.jsonl", base.corpus]
+    # The row is the run's; how many examples it read is not.
+    assert (learned[0].data.length, learned[0].data.size) == (base.length, 0)
+
+
+def test_a_corpus_that_no_classifier_learns_from_is_refused(
+    untrained, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(
+        classifier_training, "train_classifier", lambda *_, **__: pytest.fail("was trained")
+    )
+    run = tmp_path / "run"
+    run.symlink_to(untrained)
+    command = ["evaluate-control", str(run), "--classifier-corpus", "mine.jsonl"]
+    assert main([*command, "--task", "pos"]) == 2
+    assert "is what --train-missing learns from" in capsys.readouterr().err
+    assert main([*command, "--task", "length", "--train-missing"]) == 2
+    assert "nothing is trained on --classifier-corpus mine.jsonl" in capsys.readouterr().err
+    # A classifier that is there already is used again where it learned from this corpus.
+    (tmp_path / "run-pos-estimate").mkdir()
+    learned = ClassifierRunConfig(
+        model=ClassifierConfig(task="pos"), data=DataConfig(corpus="other.jsonl")
+    )
+    Workdir(tmp_path / "run-pos-estimate").write_config(learned)
+    monkeypatch.setattr(Workdir, "checkpoints", lambda self: SimpleNamespace(steps=lambda: [3000]))
+    asked = evaluate_control.EvaluateControlCommand(
+        checkpoint=str(run), task=("pos",), classifier_corpus="mine.jsonl"
+    )
+    with pytest.raises(UserError, match=r"was trained on other\.jsonl, not on --classifier-corpus"):
+        evaluate_control._train_missing(asked)
+    evaluate_control._train_missing(replace(asked, classifier_corpus="other.jsonl"))
+
+
+def test_targets_of_a_file_fit_the_rows_of_the_model(text_run, measured, tmp_path):
+    held = tmp_path / "long.txt"
+    held.write_text(TEXTS + "the pub is nice . " * 4 + "\n")
+    command = ["evaluate-control", str(text_run[0]), "--task", "length", "--data", str(held)]
+    assert main([*command, "-n", "1", "--num-targets", "3"]) == 0
+    assert sorted(target.length for target in measured[0][2]) == [5, 5, 6]
+    assert main([*command, "-n", "1", "--num-targets", "4"]) == 2

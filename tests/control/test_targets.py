@@ -54,6 +54,7 @@ def test_a_typed_target():
         ({"attributes": ["food"]}, "not FIELD=VALUE"),
         ({"attributes": ["food=thai", "food=french"]}, "contradictory controls: food cannot be"),
         ({"pos": "DET NUON"}, "no part of speech 'NUON'; did you mean 'NOUN'"),
+        ({"pos": "det noun"}, "no part of speech 'det'; did you mean 'DET'"),
         ({"tree": "(S (NP the pub) (VP is"}, "unbalanced tree"),
         ({"tree": "(S the))"}, r"unbalanced tree: a \) too many"),
         ({"spans": ["3-5=PP"]}, "not START:END=LABEL"),
@@ -114,6 +115,38 @@ def test_published_formats():
     assert spans.spans == ((0, 1, "NP"),)
 
 
+def test_the_line_end_of_a_published_target_is_as_classifiers_learn_it():
+    words = ["START", "The", "pub", "\n", "END", "PAD"]
+    tagged = {"pos": ["START", "DET", "NOUN", "PROPN", "END", "PAD"], "words_": words}
+    assert target_from_json(tagged).pos == ("DET", "NOUN", "X")
+    # What ends with it ends before it, and what then is one constituent of one word or more is
+    # joined, the longer above.
+    spans = [[0, 1, "NP"], [0, 2, "S"], [2, 2, "X"]]
+    assert target_from_json({"words_": words, "spans": spans}).spans == ((0, 1, "S::NP"),)
+    with pytest.raises(UserError, match="0:1 cannot be both NP and PP"):
+        target_from_json({"words_": words, "spans": [[0, 1, "NP"], [0, 1, "PP"]]})
+    with pytest.raises(UserError, match="span 1:0 is not inside"):
+        target_from_json({"words_": words, "spans": [[1, 0, "NP"]]})
+
+
+def test_a_published_tree_has_a_newline_as_its_last_leaf():
+    record = {
+        "padded_chart": [[-100, 0], [-100, 0]],
+        "words_": ["START", "The", "pub", "shines", ".", "\n", "END"],
+        "tree": "(TOP (S (NP (DT The) (NN pub)) (VP (VBZ shines)) (. .) (_SP \n)))",
+    }
+    target = target_from_json(record)
+    assert target.fixed_length() == 5
+    assert target.tree_spans() == ((0, 3, "S"), (0, 1, "NP"), (2, 2, "VP"))
+    assert target.reference == "The pub shines . \n"
+    # Over several lines, as a person writes them.
+    lines = "(S\n  (NP (DT The) (NN pub))\n  (VP\n    (VBZ shines)))"
+    assert make_target(tree=lines).tree_spans() == ((0, 2, "S"), (0, 1, "NP"), (2, 2, "VP"))
+    for empty in ("(S (NP \n) a)", "(S (\n \n) a)", "(S (NN\n) a)", "(S (NN ) a)"):
+        with pytest.raises(UserError, match="an empty bracket"):
+            make_target(tree=empty)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -158,6 +191,12 @@ def test_a_mask_may_touch_words_and_holes_that_touch_are_one(tokenizer):
 def test_a_bad_template_is_refused(tokenizer, text, mask, message):
     with pytest.raises(UserError, match=message):
         parse_template(text, tokenizer, mask)
+
+
+def test_a_special_token_is_not_what_a_word_may_be_meant_as(tokenizer):
+    for special in ("[PAD]", "[START]", "[UNK]"):
+        with pytest.raises(UserError, match=r"is not in this model's vocabulary$"):
+            parse_template(f"{special} ___", tokenizer)
 
 
 def test_layouts_are_all_ways_within_the_bounds(tokenizer):

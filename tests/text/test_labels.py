@@ -64,6 +64,22 @@ def test_a_value_that_is_not_told_apart_is_free_and_not_absent(tmp_path):
     np.testing.assert_array_equal(table.rows(np.array([1]))["targets"], [[FREE, 0]])
 
 
+def test_a_field_that_is_said_to_be_absent_is_not_said(tmp_path):
+    other = {**LINES[1], "attributes": {"name": "swan", "food": ABSENT, "stars": ABSENT}}
+    labels, table = build(tmp_path, "attribute", [LINES[0], other])
+    assert labels.fields == {"name": (ABSENT, "fox", "swan"), "food": (ABSENT, "thai")}
+    np.testing.assert_array_equal(table.rows(np.array([1]))["targets"], [[2, 0]])
+    numbers, _ = build(tmp_path, "attribute", [{**LINES[1], "attributes": {"stars": 5}}])
+    assert numbers.fields == {"stars": (ABSENT, "5")}
+
+
+def test_labels_without_anything_to_tell_apart_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no example has constituents"):
+        build(tmp_path, "tree", [{"text": "the swan", "spans": []}])
+    with pytest.raises(UserError, match="no example has attributes"):
+        build(tmp_path, "attribute", [{"text": "the swan", "attributes": {"food": ABSENT}}])
+
+
 def test_tags_stand_where_the_tokens_stand(tmp_path):
     labels, table = build(tmp_path, "pos")
     row = table.rows(np.array([1]))
@@ -113,7 +129,29 @@ def test_pieces_of_a_word_share_its_label():
     ("task", "change", "message"),
     [
         ("attribute", {"attributes": None}, "no 'attributes'"),
+        ("attribute", {"attributes": ["thai"]}, "'attributes' is .'thai'.; it must be an object"),
+        ("attribute", {"attributes": {"food": None}}, "the attribute 'food' is None; it must be"),
+        ("attribute", {"attributes": {"food": ["thai", "x"]}}, "the attribute 'food' is .'thai'"),
+        ("attribute", {"attributes": {"friendly": True}}, "the attribute 'friendly' is True"),
         ("pos", {"pos": ["DET"]}, "1 tags for the 2 words"),
+        ("pos", {"pos": None}, r"no 'pos' in it \(there is: attributes, spans\)"),
+        ("pos", {"pos": {"the": "DET"}}, "'pos' is .'the': 'DET'.; it must be a list"),
+        ("pos", {"pos": ["DET", 5]}, "'pos' is .'DET', 5.; it must be a list"),
+        ("pos", {"pos": ["START", "NOUN"]}, "there is no tag 'START'"),
+        ("pos", {"pos": "det noun"}, "there is no tag 'det'; did you mean 'DET'"),
+        ("tree", {"spans": {"NP": [0, 1]}}, "'spans' is .'NP': .0, 1..; it must be a list"),
+        ("tree", {"spans": [[0, 1]]}, r"span \[0, 1\] is not \[start, end, label\]"),
+        ("tree", {"spans": [[0.5, 1.7, "NP"]]}, r"span \[0.5, 1.7, 'NP'\] is not"),
+        ("tree", {"spans": [[0, 1, 5]]}, r"span \[0, 1, 5\] is not"),
+        ("tree", {"spans": [[0, True, "NP"]]}, r"span \[0, True, 'NP'\] is not"),
+        ("tree", {"spans": [[0, 1, "-"]]}, "a constituent is labelled '-'"),
+        ("tree", {"tree": "(S (- the swan) a)"}, "a constituent is labelled '-'"),
+        ("tree", {"tree": 5}, "'tree' is 5; it must be brackets"),
+        (
+            "tree",
+            {"text": "the swan is a pub", "spans": [[0, 2, "NP"], [1, 4, "VP"]]},
+            "spans 0:2=NP and 1:4=VP cross",
+        ),
         ("pos", {"pos": ["DET", "NUON"]}, "did you mean 'NOUN'"),
         ("tree", {"spans": [[0, 7, "NP"]]}, "span 0:7 is not inside"),
         ("tree", {"tree": "(S (NP the swan)"}, "unbalanced"),
@@ -131,8 +169,9 @@ def test_wishes_that_cannot_be_are_named():
     labels = AttributeLabels({"food": (ABSENT, "thai", "french")})
     with pytest.raises(UserError, match="did you mean 'food'"):
         labels.encode({"fod": "thai"})
-    with pytest.raises(UserError, match="did you mean 'french'"):
-        labels.encode({"food": "frnch"})
+    for wrong in ("frnch", "FRENCH"):
+        with pytest.raises(UserError, match="did you mean 'french'"):
+            labels.encode({"food": wrong})
     with pytest.raises(UserError, match="do not fit"):
         TagLabels().encode(["DET"] * 8, L)
     spans = SpanLabels(("-", "NP", "PP"))
