@@ -37,7 +37,6 @@ from diffusion_jax.models.transformer import transformer_denoiser
 from diffusion_jax.scale.agreement import together
 from diffusion_jax.scale.mesh import check_batch_size, make_mesh
 from diffusion_jax.schedules import make_schedule
-from diffusion_jax.text.example import with_newlines
 from diffusion_jax.text.labelled import LabelledRows, build_labelled
 from diffusion_jax.text.labels import AttributeLabels, LabelSet, collect_labels, labels_to_json
 from diffusion_jax.text.rows import Packing
@@ -300,10 +299,7 @@ def _labelled(
     config: ClassifierRunConfig, tokenizer: Tokenizer, labels: LabelSet | None
 ) -> tuple[LabelSet, LabelledRows, LabelledRows | None]:
     """Open the corpora; collect the labels where none are given."""
-    # Rows end as the run's do, also where the labels come in a format without line ends to keep.
-    corpus, validation = open_corpora(replace(config.data, keep_newline=False))
-    if config.data.keep_newline:
-        corpus, validation = with_newlines(corpus), validation and with_newlines(validation)
+    corpus, validation = open_corpora(config.data)
     packing = Packing(config.data.length, config.data.packing, config.data.on_long)
     labels = labels or collect_labels(config.model.task, iter(corpus), corpus.describe)
     train_rows = build_labelled(corpus, tokenizer, packing, labels)

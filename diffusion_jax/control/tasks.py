@@ -16,7 +16,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.experiment import open_validation_corpus
 from diffusion_jax.text.control_targets import MASK, Target, parse_tags
 from diffusion_jax.text.corpora import open_corpus
-from diffusion_jax.text.example import Corpus, Example, with_newlines, words_of
+from diffusion_jax.text.example import Corpus, Example, words_of
 from diffusion_jax.text.labelled import (
     spans_of_tokens,
     tags_of_tokens,
@@ -75,10 +75,12 @@ def held_out(config: DataConfig, data: str, seed: int) -> Corpus:
     if spec.startswith("grammar:"):
         size = spec.partition("/")[0]
         return open_corpus(size, split="test", size=_MAX_EXAMPLES, seed=seed)
-    corpus = open_corpus(data, task="text") if data else open_validation_corpus(config, 0)
+    if data:
+        return open_corpus(data, task="text", keep_newline=config.keep_newline)
+    corpus = open_validation_corpus(config, 0)
     if corpus is None:
         raise UserError("the run has no validation corpus; give held-out texts with --data")
-    return with_newlines(corpus) if config.keep_newline else corpus
+    return corpus
 
 
 def draw_targets(

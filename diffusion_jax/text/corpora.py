@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.example import Corpus, Example
+from diffusion_jax.text.example import NEWLINE, Corpus, Example
 from diffusion_jax.text.files import check_file, listing, read_lines
 from diffusion_jax.text.readers import (
     read_csv,
@@ -40,7 +40,6 @@ Format = Literal["auto", "lines", "e2e", "stars", "csv", "jsonl", "parallel"]
 Task = Literal["auto", "text", "pair"]
 _FORMAT_OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".txt": "lines"}
 _FORMATS_WITH_COLUMNS = ("csv", "jsonl", "tfds")
-_FORMATS_WITH_NEWLINE = ("lines", "e2e")
 # What follows "grammar:SIZE/", and the grammar's method that draws it.
 _GRAMMAR_DRAWS = {"": "corpus", "data_to_text": "data_to_text", "paraphrase": "paraphrases"}
 _GRAMMAR_SPLITS = ("train", "validation", "test")
@@ -76,8 +75,8 @@ def open_corpus(
             TFDS); nested TFDS columns are written ``outer/inner``.
         where: Columns and the values that they must have; other rows are left out (csv, JSON
             lines, TFDS).
-        keep_newline: Keep the line end as the last word of every text, as Diffusion-LM does with
-            E2E (plain lines and E2E).
+        keep_newline: End every text (of pairs: target) with a newline as its last word, as
+            Diffusion-LM does with E2E; not for the grammar, whose sentences have none.
         size: Take at most this many examples; how many to draw from the grammar (default
             20,000).
         seed: Of the grammar's draws (default 0).
@@ -97,9 +96,7 @@ def open_corpus(
         raise UserError(
             f"columns names {', '.join(columns) or 'nothing'}, but must name text, or src and trg"
         )
-    kind, reader, files = _reader(
-        spec, split, format, columns, where or {}, keep_newline, size, seed, data_dir
-    )
+    kind, reader, files = _reader(spec, split, format, columns, where or {}, size, seed, data_dir)
     if not only_fitting:
         _refuse_options(spec, kind, columns, where, keep_newline, seed, data_dir)
     first = next(reader(), None)
@@ -108,6 +105,8 @@ def open_corpus(
         raise UserError(f"{spec}: no example{reason}; it must hold at least one")
     reader, paired = _for_task(spec, reader, first, task, kind)
     reader = partial(_with_words, reader, spec, "line" if files else "example")
+    if keep_newline and kind != "grammar":
+        reader = partial(_with_newlines, reader)
     identity = {
         "spec": spec,
         "split": split,
@@ -133,7 +132,6 @@ def _reader(
     format: str,
     columns: Mapping[str, str] | None,
     where: Mapping[str, str],
-    keep_newline: bool,
     size: int | None,
     seed: int | None,
     data_dir: str | Path | None,
@@ -156,8 +154,8 @@ def _reader(
     path = check_file(spec)
     kind = _format_of_file(path) if format == "auto" else format
     readers: dict[str, Reader] = {
-        "lines": partial(read_plain, path, keep_newline=keep_newline),
-        "e2e": partial(read_e2e, path, keep_newline=keep_newline),
+        "lines": partial(read_plain, path),
+        "e2e": partial(read_e2e, path),
         "stars": partial(read_starred, path),
         "csv": partial(read_csv, path, columns, where),
         "jsonl": partial(read_jsonl, path, columns, where),
@@ -245,6 +243,19 @@ def _with_words(reader: Reader, spec: str, unit: str) -> Iterator[Example]:
         yield example
 
 
+def _with_newlines(reader: Reader) -> Iterator[Example]:
+    """Yield the examples with a newline as the last word of the text, or of a pair's target."""
+    for example in reader():
+        if example.trg is None:
+            yield replace(example, text=_with_newline(example.text))
+        else:
+            yield replace(example, trg=_with_newline(example.trg))
+
+
+def _with_newline(text: str) -> str:
+    return f"{text.strip()} {NEWLINE}"
+
+
 def _target_as_text(example: Example) -> Example:
     return replace(example, text=example.trg or "", src=None, trg=None)
 
@@ -262,7 +273,7 @@ def _refuse_options(
     misplaced = {
         "columns": columns is not None and kind not in _FORMATS_WITH_COLUMNS,
         "where": where is not None and kind not in _FORMATS_WITH_COLUMNS,
-        "keep_newline": keep_newline and kind not in _FORMATS_WITH_NEWLINE,
+        "keep_newline": keep_newline and kind == "grammar",
         "seed": seed is not None and kind != "grammar",
         "data_dir": data_dir is not None and kind != "tfds",
     }

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 NEWLINE = "\n"
@@ -64,28 +64,6 @@ class Corpus:
 def words_of(text: str) -> list[str]:
     """Return the words of a text: what stands between spaces, and each newline."""
     return _WORD.findall(text)
-
-
-def with_newline(text: str) -> str:
-    """Return the text with a newline as its last word."""
-    return f"{text.strip()} {NEWLINE}"
-
-
-def with_newlines(corpus: Corpus) -> Corpus:
-    """Return the corpus with a newline as the last word of every text (of pairs: target).
-
-    For rows that shall look like those of another corpus, which keeps its line ends, whether or
-    not this one's format has any to keep.
-    """
-
-    def read() -> Iterator[Example]:
-        for example in corpus.read():
-            if example.trg is None:
-                yield replace(example, text=with_newline(example.text))
-            else:
-                yield replace(example, trg=with_newline(example.trg))
-
-    return replace(corpus, read=read, identity={**corpus.identity, "keep_newline": True})
 
 
 def linearise(attributes: Mapping[str, str]) -> str:

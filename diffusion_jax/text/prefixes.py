@@ -4,7 +4,7 @@ from dataclasses import replace
 from random import Random
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.example import Corpus, Example, linearise
+from diffusion_jax.text.example import Corpus, Example, linearise, words_of
 from diffusion_jax.text.labels import read_attributes, read_spans, read_tags
 
 PREFIXES = ("none", "attributes", "pos", "length", "tree")
@@ -17,8 +17,8 @@ def with_prefix(corpus: Corpus, prefix: str) -> Corpus:
         corpus: single texts with the labels that the control is made of.
         prefix: "attributes" (``name : golden fox | food : thai``; every second text tells but some
             of its own, since some are what is asked later), "pos" (tags), "length" (number of
-            words), "tree" (``0 3 S 0 1 NP``: start, end and label of each constituent), or "none",
-            which returns the corpus as it is.
+            words, of which a line end that is kept is one), "tree" (``0 3 S 0 1 NP``: start, end
+            and label of each constituent), or "none", which returns the corpus as it is.
 
     Raises:
         UserError: the corpus holds pairs, or (while it is read) an example lacks its labels.
@@ -57,6 +57,6 @@ def control_text(example: Example, prefix: str, where: str) -> str:
     if prefix == "pos":
         return " ".join(read_tags(example, where))
     if prefix == "length":
-        return str(len(example.text.split()))
+        return str(len(words_of(example.text)))
     spans = read_spans(example, where)[1]
     return " ".join(f"{start} {end} {label}" for start, end, label in spans)

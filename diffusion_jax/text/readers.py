@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.text.example import Example, linearise, with_newline
+from diffusion_jax.text.example import Example, linearise
 from diffusion_jax.text.files import json_object, listing, read_lines
 
 # The columns looked for when the user names none, in this order.
@@ -24,14 +24,14 @@ _STARS = re.compile(r"\*{3,}")
 _MEANING_SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*")
 
 
-def read_plain(path: Path, *, keep_newline: bool) -> Iterator[Example]:
+def read_plain(path: Path) -> Iterator[Example]:
     """Yield one text a line; blank lines are skipped."""
     for number, line in read_lines(path):
         if line.strip():
-            yield Example(text=_sentence(line, keep_newline), id=str(number))
+            yield Example(text=line.strip(), id=str(number))
 
 
-def read_e2e(path: Path, *, keep_newline: bool) -> Iterator[Example]:
+def read_e2e(path: Path) -> Iterator[Example]:
     """Yield pairs of ``key : value | key : value||text`` lines (Diffusion-LM's E2E files)."""
     for number, line in read_lines(path):
         if not line.strip():
@@ -45,7 +45,7 @@ def read_e2e(path: Path, *, keep_newline: bool) -> Iterator[Example]:
             attributes[name.strip()] = value.strip()
         yield Example(
             src=source.strip(),
-            trg=_sentence(text, keep_newline),
+            trg=text.strip(),
             fields={"attributes": attributes},
             id=str(number),
         )
@@ -173,7 +173,3 @@ def _column(row: Mapping[str, Any], name: str, place: str) -> Any:
     if name not in row:
         raise UserError(f"{place}: no column {name!r}; {listing(name, row)}")
     return row[name]
-
-
-def _sentence(text: str, keep_newline: bool) -> str:
-    return with_newline(text) if keep_newline else text.strip()

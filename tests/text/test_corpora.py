@@ -48,9 +48,22 @@ def test_e2e_as_text_and_as_pair(write):
     assert pair.paired
 
 
-def test_e2e_sentences_may_keep_their_line_end(write):
-    corpus = open_corpus(write("e2e.txt", E2E), keep_newline=True)
-    assert next(iter(corpus)).text.split(" ")[-2:] == [".", "\n"]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "a fox .\n"),
+        ("e2e.txt", "name : a||a fox .\n"),
+        ("a.csv", "mr,ref\na,a fox .\n"),
+        ("a.jsonl", '{"src": "a", "trg": "a fox ."}\n'),
+    ],
+)
+def test_texts_may_end_with_a_newline_in_every_format(write, name, content):
+    path = write(name, content)
+    (text,) = open_corpus(path, task="text", keep_newline=True)
+    assert text.text == "a fox . \n"
+    if name != "a.txt":
+        (pair,) = open_corpus(path, task="pair", keep_newline=True)
+        assert (pair.src.split()[-1], pair.trg) == ("a", "a fox . \n")
 
 
 def test_e2e_csv_reads_like_the_text_form(write):
@@ -150,7 +163,6 @@ def test_grammar_gives_pairs():
         ("a.jsonl", '{"src": "a", "trg": 3}\n', {}, "holds int"),
         ("a.jsonl", '{"txt": "a"}\n', {"columns": {"text": "text"}}, "did you mean 'txt'"),
         ("a.jsonl", '{"text": "a"}\n', {"columns": {"txt": "text"}}, "must name text, or src"),
-        ("a.jsonl", '{"text": "a"}\n', {"keep_newline": True}, "no option keep_newline"),
         ("a.jsonl", '{"text": "a", "l": 1}\n', {"where": {"l": "2"}}, "no example with"),
         ("a.csv", "mr,ref\na\n", {}, "a.csv, line 2: the row has not the 2 columns"),
         ("a.csv", 'mr,ref\na,"b\n', {}, "not valid csv"),
@@ -175,6 +187,7 @@ def test_bad_input_is_named(write, name, content, options, message):
         ("grammar:smal", {}, "small"),
         ("grammar:small/data2text", {}, "did you mean 'data_to_text'"),
         ("grammar:small", {"split": "valid"}, "validation"),
+        ("grammar:small", {"keep_newline": True}, r"--data\.no-keep-newline"),
         ("tfds:e2e_cleaned", {}, "not found in .*prepare_tfds"),
         ("nowhere.txt", {}, "nowhere.txt: no such file"),
     ],
@@ -196,11 +209,12 @@ def test_a_missing_file_is_answered_with_the_nearest(write, tmp_path):
 def test_options_of_another_corpus_are_left_out(write):
     path = write("a.csv", "mr,ref\na,b\n")
     options = {"keep_newline": True, "columns": {"text": "ref"}, "where": {"mr": "a"}}
-    assert [e.text for e in open_corpus(path, **options, only_fitting=True)] == ["b"]
+    assert [e.text for e in open_corpus(path, **options, only_fitting=True)] == ["b \n"]
     path = write("a.txt", "fox\n")
     assert [e.text for e in open_corpus(path, **options, only_fitting=True)] == ["fox \n"]
-    with pytest.raises(UserError, match=r"--data\.no-keep-newline"):
-        open_corpus(write("b.csv", "mr,ref\na,b\n"), keep_newline=True)
+    del options["columns"], options["where"]
+    (example,) = open_corpus("grammar:small", size=1, **options, only_fitting=True)
+    assert not example.text.endswith("\n")
 
 
 def test_parallel_files_of_different_length_are_refused(write):

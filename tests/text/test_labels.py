@@ -204,6 +204,11 @@ def test_controls_stand_before_texts(tmp_path):
         "tree": "0 4 S 0 1 NP 2 4 VP 3 4 NP",
     }
     assert with_prefix(read, "none") is read
+    # What a control of length asks for counts the line end, as it is a word that is written.
+    path = tmp_path / "lines.txt"
+    path.write_text("the fox .\n")
+    kept = open_corpus(str(path), keep_newline=True)
+    assert next(iter(with_prefix(kept, "length"))).src == "4"
 
 
 def test_every_second_text_tells_a_part_of_its_attributes(tmp_path):
