@@ -259,6 +259,6 @@ def test_texts_of_two_templates_are_set_apart(untrained, monkeypatch, tmp_path, 
 
     monkeypatch.setattr(Controller, "write", write)
     templates = tmp_path / "templates.txt"
-    templates.write_text("the ___ pub .\na ___ .\n")
+    templates.write_text("the ___ fox .\na ___ .\n")
     assert main(["infill", str(untrained), "-i", str(templates)]) == 0
-    assert capsys.readouterr().out == "the thai pub .\nthe nice pub .\n\na thai .\na nice .\n"
+    assert capsys.readouterr().out == "the thai fox .\nthe nice fox .\n\na thai .\na nice .\n"

@@ -319,9 +319,9 @@ def test_auto_is_the_gradient_for_attributes_and_adagrad_for_the_rest(controller
         ),
         (
             {"method": "adagrad", "through": "denoiser"},
-            {("adagrad", "denoiser"): ["attribute", "pos", "words"]},
+            {("adagrad", "denoiser"): ["pos", "attribute", "words"]},
         ),
-        ({"method": "gradient"}, {("gradient", "classifier"): ["attribute", "pos", "words"]}),
+        ({"method": "gradient"}, {("gradient", "classifier"): ["pos", "attribute", "words"]}),
     ],
 )
 def test_each_kind_of_control_goes_its_way(options, ways):
@@ -333,7 +333,7 @@ def test_each_kind_of_control_goes_its_way(options, ways):
         assert found == {("adagrad", "denoiser"): ["attribute"], ("adagrad", "classifier"): ["pos"]}
         found = ways_of(kinds, GuidanceConfig(), draws_noise=True, reading=frozenset({"pos"}))
         assert found == {
-            ("gradient", "denoiser"): ["attribute", "pos"],
+            ("gradient", "denoiser"): ["pos", "attribute"],
             ("adagrad", "classifier"): ["words"],
         }
 
