@@ -1,6 +1,7 @@
 """``evaluate-control`` keeps the texts that it has, and goes on where it was stopped."""
 
 import json
+import shutil
 
 import pytest
 
@@ -11,7 +12,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.text.control_targets import Target
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(untrained):
     asked = ["evaluate-control", str(untrained), "--task", "length", "--num-targets", "3"]
     return [*asked, "-n", "2", "--pool", "4", "--batch-size", "2", "--steps", "2"]
@@ -32,6 +33,16 @@ def stop_after(monkeypatch, count):
     return written
 
 
+@pytest.fixture(scope="module")
+def stopped(command, tmp_path_factory):
+    """Return the directory of a measurement into c.json that was stopped after two targets."""
+    directory = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 2)
+        assert main([*command, "-o", str(directory / "c.json")]) == 130
+    return directory
+
+
 def figures(path):
     """Return the rows of a measurement without what they cost."""
     rows = json.loads(path.read_text())["rows"]
@@ -43,13 +54,11 @@ def figures(path):
     return rows
 
 
-def test_a_stopped_measurement_goes_on(command, tmp_path, monkeypatch, capsys):
+def test_a_stopped_measurement_goes_on(command, stopped, tmp_path, monkeypatch, capsys):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     whole, output, texts = (tmp_path / name for name in ("whole.json", "c.json", "c.texts.jsonl"))
     assert main([*command, "-o", str(whole)]) == 0
-    command += ["-o", str(output)]
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        assert main(command) == 130
+    command = [*command, "-o", str(output)]
     assert [json.loads(line)["id"] for line in texts.read_text().splitlines()] == [0, 1]
     assert not output.exists()
     with texts.open("a") as file:
@@ -79,21 +88,14 @@ def test_a_stopped_measurement_goes_on(command, tmp_path, monkeypatch, capsys):
         (["--seed", "1"], "seed: 0 -> 1"),
         (["--steps", "1"], "sampling.steps: 2 -> 1"),
         (["--pool", "5"], "pool: 4 -> 5"),
-        (["--num-targets", "2"], ""),
     ],
 )
-def test_other_texts_are_not_continued(command, tmp_path, monkeypatch, capsys, change, message):
-    command += ["-o", str(tmp_path / "c.json")]
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        assert main(command) == 130
+def test_other_texts_are_not_continued(command, stopped, tmp_path, capsys, change, message):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "c.texts.jsonl").read_bytes()
-    if message:
-        assert main([*command, *change, "--resume"]) == 2
-        assert message in capsys.readouterr().err
-        assert (tmp_path / "c.texts.jsonl").read_bytes() == before
-    else:
-        assert main([*command, *change, "--resume"]) == 0
+    assert main([*command, "-o", str(tmp_path / "c.json"), *change, "--resume"]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "c.texts.jsonl").read_bytes() == before
 
 
 def test_what_cannot_be_continued_is_refused(command, tmp_path, capsys):
