@@ -144,7 +144,6 @@ def main(arguments: Sequence[str]) -> int:
         )
     from diffusion_jax.control.choose import order
     from diffusion_jax.control.read_back import trees_of
-    from diffusion_jax.workdir import params_digest
 
     controller = load_controller(command)
     if command.choose == "classifier" and not controller.classifiers:
@@ -153,17 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     controller.check(targets)
     judge = judge_of(controller, targets)
 
-    def options() -> dict[str, Any]:
-        told = controller.classifiers.items()
-        return controller.generator.options(
-            seed=command.seed,
-            num=command.num,
-            choose=how,
-            guidance=dataclasses.asdict(command.guidance),
-            holes=dataclasses.asdict(command.holes),
-            classifiers={task: params_digest(trained.params) for task, trained in told},
-        )
-
+    options = partial(steering_options, command, controller, choose=how)
     begin(command.output, options, resume=command.resume)
     write = partial(
         controller.write, num_samples=command.num, seed=command.seed, batch_size=command.batch_size
@@ -223,6 +212,21 @@ def load_controller(command: Any) -> Any:
         step=command.checkpoint_step,
         holes=holes,
         **command.sampling.given(),
+    )
+
+
+def steering_options(command: Any, controller: Any, **others: Any) -> dict[str, Any]:
+    """Return what steered texts depend on besides their target, as JSON values, and ``others``."""
+    from diffusion_jax.workdir import params_digest
+
+    told = controller.classifiers.items()
+    return controller.generator.options(
+        seed=command.seed,
+        num=command.num,
+        guidance=dataclasses.asdict(command.guidance),
+        holes=dataclasses.asdict(command.holes),
+        classifiers={task: params_digest(trained.params) for task, trained in told},
+        **others,
     )
 
 

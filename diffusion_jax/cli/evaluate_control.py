@@ -3,14 +3,20 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from diffusion_jax.cli.control import HoleOptions, Several, judge_of, load_controller
+from diffusion_jax.cli.control import (
+    HoleOptions,
+    Several,
+    judge_of,
+    load_controller,
+    steering_options,
+)
 from diffusion_jax.cli.options import (
     SampleOverrides,
     check_output,
@@ -122,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     everything = [target for targets in tasks.values() for target in targets]
     judge = judge_of(controller, everything, annotator=annotator)
     if kept_in is not None:
-        options = partial(_options, command, controller, teachers)
+        options = partial(_options, command, controller, teachers.get("writers", ()))
         begin(str(kept_in), options, resume=command.resume)
     run = Measurement(
         controller,
@@ -172,22 +178,13 @@ def _kept_in(command: EvaluateControlCommand) -> Path | None:
 
 
 def _options(
-    command: EvaluateControlCommand, controller: Any, teachers: dict[str, Any]
+    command: EvaluateControlCommand, controller: Any, writers: Sequence[Any]
 ) -> dict[str, Any]:
     """Return what texts depend on, besides their task and target."""
     from diffusion_jax.workdir import params_digest
 
-    told = controller.classifiers.items()
-    writers = teachers.get("writers", ())
-    return controller.generator.options(
-        seed=command.seed,
-        num=command.num,
-        pool=command.pool,
-        guidance=asdict(command.guidance),
-        holes=asdict(command.holes),
-        classifiers={task: params_digest(trained.params) for task, trained in told},
-        autoregressive={writer.task: writer.digest for writer in writers},
-    )
+    digests = {writer.task: params_digest(writer.params) for writer in writers}
+    return steering_options(command, controller, pool=command.pool, autoregressive=digests)
 
 
 def _train_missing(command: EvaluateControlCommand) -> tuple[str, ...]:

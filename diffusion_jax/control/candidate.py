@@ -1,13 +1,12 @@
 """One text that was written for a target, and what its tokens show of it."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
 
-from diffusion_jax.control.wishes import Plan, keyword_ids
+from diffusion_jax.control.wishes import Plan, has_keywords
 from diffusion_jax.text.templates import keeps
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.tokenizers.base import content_ids
@@ -47,4 +46,4 @@ def is_complete(row: np.ndarray, plan: Plan, tokenizer: Tokenizer) -> bool:
         fits = keeps(plan.template, ids)
     else:
         fits = plan.num_tokens() in (None, len(ids))
-    return fits and not Counter(keyword_ids(plan.target, tokenizer)) - Counter(ids)
+    return fits and has_keywords(plan.target, ids, tokenizer)

@@ -6,12 +6,12 @@ given words and keywords are exact, attributes are matched (``slots``), and part
 and spans need an annotator (the extra ``annotate``); without one their verdict is None: unknown.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from diffusion_jax.control import slots
+from diffusion_jax.control.wishes import has_keywords
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate import trees
 from diffusion_jax.text.control_targets import ANY_TAG, MASK, Target
@@ -20,7 +20,7 @@ from diffusion_jax.text.grammar import Grammar, load_grammar
 from diffusion_jax.text.grammar.sentence import Parse
 from diffusion_jax.text.labelled import spans_of_tokens, tags_of_tokens, word_positions
 from diffusion_jax.text.labels import ABSENT
-from diffusion_jax.text.templates import encode_known, keeps, parse_template
+from diffusion_jax.text.templates import keeps, parse_template
 from diffusion_jax.text.tokenizers import Tokenizer
 from diffusion_jax.text.trees import Span, join_spans, parse_tree
 
@@ -169,12 +169,12 @@ class TextJudge:
         """Return tags and spans of the text's tokens, which targets count."""
         if self.annotator is None:
             return Annotation(None, None)
-        found = self.annotator(words_of(text))
         try:
             words = word_positions(text, self.tokenizer)
         except UserError:
             # Nobody can say which token has which tag, so none has the one that is asked.
             return Annotation((), ())
+        found = self.annotator(words_of(text))
         return Annotation(
             None if found.pos is None else tags_of_tokens(found.pos, words),
             None if found.spans is None else spans_of_tokens(found.spans, words),
@@ -192,8 +192,7 @@ def _words_verdict(text: str, target: Target, tokenizer: Tokenizer, mask: str) -
     if target.keep is not None:
         holds["keep"] = keeps(parse_template(target.keep, tokenizer, mask), ids)
     if target.keywords:
-        wanted = [i for word in target.keywords for i in encode_known(word, tokenizer)]
-        holds["keywords"] = not Counter(wanted) - Counter(ids)
+        holds["keywords"] = has_keywords(target, ids, tokenizer)
     return Verdict(holds, measures)
 
 

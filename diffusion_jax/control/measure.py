@@ -16,6 +16,7 @@ from diffusion_jax.control.steer import Controller
 from diffusion_jax.control.tasks import CONTROL_NAMES
 from diffusion_jax.control.wishes import Plan
 from diffusion_jax.text.control_targets import Target
+from diffusion_jax.types import Params
 
 Texts = Sequence[Sequence[str]]
 """N texts for each target."""
@@ -31,13 +32,13 @@ class Writer(NamedTuple):
         name: for the table.
         task: what it can do.
         write: (targets, texts for each, seed) -> texts.
-        digest: of its weights.
+        params: its weights.
     """
 
     name: str
     task: str
     write: Callable[[Sequence[Target], int, int], Texts]
-    digest: str = ""
+    params: Params | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from diffusion_jax.evaluate.text_scores import summarise
 from diffusion_jax.text.control_targets import Target
 from diffusion_jax.text.example import Example
 from diffusion_jax.text.prefixes import control_text
-from diffusion_jax.workdir import params_digest
 
 _TASKS = {"attributes": "attribute", "pos": "pos", "tree": "tree", "length": "length"}
 
@@ -49,8 +48,7 @@ def load_writer(path: str | Path) -> Writer:
         texts = model.generate(repeated, temperature=1.0, seed=seed)
         return [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
 
-    digest = params_digest(model.params)
-    return Writer("autoregressive, control tokens", _TASKS[prefix], write, digest)
+    return Writer("autoregressive, control tokens", _TASKS[prefix], write, model.params)
 
 
 def _labels(target: Target) -> Example:

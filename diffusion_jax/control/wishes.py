@@ -4,6 +4,7 @@ What is wanted is a row of every array, so one compiled program serves all targe
 kinds of controls, and the rows of a batch may want different things.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -185,6 +186,11 @@ def keyword_ids(target: Target, tokenizer: Tokenizer) -> list[int]:
     if not all(map(str.strip, target.keywords)):
         raise UserError("a keyword is empty; give a word that must appear")
     return [i for word in target.keywords for i in encode_known(word, tokenizer)]
+
+
+def has_keywords(target: Target, ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Return whether every keyword is among the ids of a text, as often as it is asked."""
+    return not Counter(keyword_ids(target, tokenizer)) - Counter(ids)
 
 
 def _wanted_words(
