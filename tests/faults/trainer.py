@@ -18,8 +18,6 @@ from diffusion_jax.text.grammar import load_grammar
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "integration" / "small.py"
-# Programs this small gain nothing from optimisation, which would take most of the time.
-XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _PRELOAD = ["tests.faults.preload"]
 CLOCKS = ("step_seconds", "data_wait_seconds", "tokens_per_second")
 # One process, no text in between: what the tests here are about.
@@ -112,7 +110,6 @@ class Trainers:
         """
         variables = {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": XLA_FLAGS,
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **environment,
