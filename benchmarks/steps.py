@@ -43,6 +43,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "ddpm": {"sampler": "ddpm", "noise_scale": 1.0},
     "ddpm noise 0.7": {"sampler": "ddpm", "noise_scale": 0.7},
     "ddpm noise 0.7 shift 0.05": {"sampler": "ddpm", "noise_scale": 0.7, "time_shift": 0.05},
+    "ddpm noise 0.3 shift 0.15": {"sampler": "ddpm", "noise_scale": 0.3, "time_shift": 0.15},
     "ddpm noise 0 shift 0.15": {"sampler": "ddpm", "noise_scale": 0.0, "time_shift": 0.15},
     "ddim": {"sampler": "ddim", "eta": 0.0},
     "ddim eta 1": {"sampler": "ddim", "eta": 1.0},
@@ -56,8 +57,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "dpm++ 2M shift 0.05": {"sampler": "dpm++", "order": 2, "time_shift": 0.05},
 }
 STANDARD = (
-    *("ddpm", "ddpm noise 0.7 shift 0.05", "ddpm noise 0 shift 0.15", "ddim"),
-    *("dpm++ 2M", "dpm++ 3M", "dpm++ 2S", "dpm++ 2M shift 0.05"),
+    *("ddpm", "ddpm noise 0.7 shift 0.05", "ddpm noise 0.3 shift 0.15", "ddpm noise 0 shift 0.15"),
+    *("ddim", "dpm++ 2M", "dpm++ 3M", "dpm++ 2S", "dpm++ 2M shift 0.05"),
 )
 CALLS = (1, 2, 5, 10, 20, 50, 200, 2000)
 CLAMPS = ("all", "none")

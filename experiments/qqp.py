@@ -94,7 +94,7 @@ def config(scale: str = "full") -> ExperimentConfig:
                 checkpoint_every=1000,
             ),
             # Measured: benchmarks/results/steps.md.
-            sample=SampleConfig(steps=20, noise_scale=0.7, time_shift=0.05, clamp="none"),
+            sample=SampleConfig(steps=20, noise_scale=0.3, time_shift=0.15, clamp="none"),
         )
     if scale == "base":
         full, small = config("full"), config("small")

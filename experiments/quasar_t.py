@@ -91,6 +91,6 @@ def config(scale: str = "full") -> ExperimentConfig:
                 checkpoint_every=1000,
             ),
             # As for QQP, where it was measured: benchmarks/results/steps.md.
-            sample=SampleConfig(steps=20, noise_scale=0.7, time_shift=0.05, clamp="none"),
+            sample=SampleConfig(steps=20, noise_scale=0.3, time_shift=0.15, clamp="none"),
         )
     raise ValueError(f'scale is {scale!r}; choose "full" or "small"')

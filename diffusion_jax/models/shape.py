@@ -9,12 +9,6 @@ from diffusion_jax.fields import check_fields
 ClassifierTask = Literal["attribute", "pos", "tree"]
 
 _SIZES = ("hidden_dim", "num_layers", "num_heads", "mlp_dim")
-_CHOICES = {
-    "norm": ("post", "pre"),
-    "init": ("lecun", "torch"),
-    "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "dots", "full"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,10 +37,10 @@ class TransformerShape:
     mlp_dim: int = 512
     dropout: float = 0.0
     attention_dropout: float = 0.0
-    norm: str = "pre"
-    init: str = "lecun"
-    dtype: str = "float32"
-    remat: str = "none"
+    norm: Literal["post", "pre"] = "pre"
+    init: Literal["lecun", "torch"] = "lecun"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "dots", "full"] = "none"
     norm_eps: float = 1e-6
 
     @property
@@ -71,8 +65,6 @@ class TransformerShape:
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("dropout", "attention_dropout"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        for name, allowed in _CHOICES.items():
-            self._require(getattr(self, name) in allowed, name, "one of " + ", ".join(allowed))
         self._require(self.norm_eps > 0, "norm_eps", "positive")
         self._require(
             self.hidden_dim % self.num_heads == 0,
