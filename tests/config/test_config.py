@@ -126,7 +126,7 @@ REFUSED = [
     (DenoiserConfig, {"dropout": "0.1"}, "model.dropout = '0.1'"),
     (DenoiserConfig, {"num_heads": 5}, "divisor of hidden_dim"),
     (DenoiserConfig, {"dropout": 1.0}, "model.dropout"),
-    (DenoiserConfig, {"norm": "middle"}, "one of post, pre"),
+    (DenoiserConfig, {"norm": "middle"}, "one of 'post', 'pre'"),
 ]
 
 
