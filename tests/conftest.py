@@ -3,15 +3,12 @@
 import itertools
 import os
 
+from tests.compiling import XLA_FLAGS
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of a test's time is compilation, and a test's arrays are small: code that is not optimised
-# halves the suite, and the older emitters of loops halve it once more. Processes that tests start
-# inherit it. Your own XLA_FLAGS come later, and win.
-os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
-    + os.environ.get("XLA_FLAGS", "")
-)
+# Most of a test's time is compilation. Processes that tests start inherit it. Your own XLA_FLAGS
+# come later, and win.
+os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 import hypothesis
 import jax

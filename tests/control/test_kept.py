@@ -98,6 +98,12 @@ def test_other_texts_are_not_continued(command, stopped, tmp_path, capsys, chang
     assert (tmp_path / "c.texts.jsonl").read_bytes() == before
 
 
+def test_fewer_targets_take_what_is_kept(command, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    output = ["-o", str(tmp_path / "c.json"), "--num-targets", "2", "--resume"]
+    assert main([*command, *output]) == 0
+
+
 def test_what_cannot_be_continued_is_refused(command, tmp_path, capsys):
     assert main([*command, "--resume"]) == 2
     assert "give --output FILE" in capsys.readouterr().err

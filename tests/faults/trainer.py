@@ -15,6 +15,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 from diffusion_jax.text.grammar import load_grammar
+from tests.compiling import XLA_FLAGS
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "integration" / "small.py"
@@ -110,6 +111,7 @@ class Trainers:
         """
         variables = {
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": XLA_FLAGS,
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **environment,

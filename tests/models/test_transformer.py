@@ -235,7 +235,7 @@ def test_the_vocabulary_must_be_known():
         ({"num_heads": 7}, "num_heads is 7; it must be a divisor of hidden_dim"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be in"),
         ({"num_layers": 0}, "num_layers is 0; it must be an integer of at least 1"),
-        ({"norm": "batch"}, "model.norm = .batch. is not allowed; give one of .post., .pre."),
+        ({"norm": "batch"}, "norm = 'batch' is not allowed; give one of 'post', 'pre'"),
         ({"attention_impl": "cudnn"}, "dtype is 'float32'; it must be bfloat16"),
         (
             {"attention_impl": "cudnn", "dtype": "bfloat16"},
