@@ -1,7 +1,6 @@
 """Success and fluency of control, beside what one gets without it."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from diffusion_jax.control.kept import Kept, KeptTexts
 from diffusion_jax.control.steer import Controller
 from diffusion_jax.control.tasks import CONTROL_NAMES
 from diffusion_jax.control.wishes import Plan
+from diffusion_jax.scale.compilation import running_time
 from diffusion_jax.text.control_targets import Target
 from diffusion_jax.types import Params
 
@@ -280,17 +280,15 @@ class Measurement:
         if done == len(targets):
             return written
         options = {"seed": self.seed, "batch_size": self.batch_size, "first_index": done}
-        # One batch beforehand, so that the clock does not see compilation.
-        plans = [[self.controller.layouts(target)[0]] * self.num_samples for target in targets]
-        next(self.controller.write_plans(plans[done:], **options))
-        start = time.perf_counter()
-        writing = self.controller.write(targets[done:], self.num_samples, **options)
-        for target, candidates in zip(targets[done:], writing):
-            now = time.perf_counter()
-            texts = [candidate.text for candidate in candidates]
-            written.append(Kept(texts, now - start, order(candidates, "classifier")[0]))
-            start = now
-            self._keep(task, "control", target, written[-1])
+        before = 0.0
+        with running_time() as running:
+            writing = self.controller.write(targets[done:], self.num_samples, **options)
+            for target, candidates in zip(targets[done:], writing):
+                now = running()
+                texts = [candidate.text for candidate in candidates]
+                written.append(Kept(texts, now - before, order(candidates, "classifier")[0]))
+                before = now
+                self._keep(task, "control", target, written[-1])
         return written
 
     def _by_writer(self, writer: Writer, task: str, targets: Sequence[Target]) -> list[Kept]:
@@ -299,9 +297,9 @@ class Measurement:
         missing = targets[len(written) :]
         if not missing:
             return written
-        start = time.perf_counter()
-        texts = writer.write(targets, self.num_samples, self.seed)[len(written) :]
-        each = (time.perf_counter() - start) / len(targets)
+        with running_time() as running:
+            texts = writer.write(targets, self.num_samples, self.seed)[len(written) :]
+            each = running() / len(targets)
         for target, group in zip(missing, texts):
             written.append(Kept(list(group), each))
             self._keep(task, writer.name, target, written[-1])
@@ -313,12 +311,11 @@ class Measurement:
         found = self.kept.of("", "no control", [nothing])
         if found:
             return found[0]
-        options = {"seed": self.seed, "batch_size": self.batch_size}
         plans = [[Plan(nothing)] * self.pool_size]
-        next(self.controller.write_plans([plans[0][: self.batch_size]], **options))
-        start = time.perf_counter()
-        written = next(self.controller.write_plans(plans, **options))
-        pool = Kept([candidate.text for candidate in written], time.perf_counter() - start)
+        with running_time() as running:
+            options = {"seed": self.seed, "batch_size": self.batch_size}
+            written = next(self.controller.write_plans(plans, **options))
+            pool = Kept([candidate.text for candidate in written], running())
         self._keep("", "no control", nothing, pool)
         return pool
 

@@ -1,15 +1,19 @@
-"""Compiled programs kept in the run directory: a run that goes on need not compile again."""
+"""Compiled programs kept in the run directory, and a clock that does not see compilation."""
 
 import hashlib
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 _OPTION = "jax_compilation_cache_dir"
+# Tracing, lowering, and what the compiler takes.
+_COMPILING = "/jax/core/compile/"
 
 
 @contextmanager
@@ -33,6 +37,36 @@ def compilation_cache_in(directory: Path) -> Iterator[None]:
         jax.config.update(_OPTION, None)
         # The cache that was opened would else stay open, whatever directory is set later.
         compilation_cache.reset_cache()
+
+
+@contextmanager
+def running_time() -> Iterator[Callable[[], float]]:
+    """Time work, but for what JAX needs to trace, lower and compile its programs.
+
+    Yields:
+        A function that returns the seconds since the block began, compilation left out.
+    """
+    begun = time.perf_counter()
+    spans: list[tuple[float, float]] = []
+
+    def note(event: str, seconds: float, **_: Any) -> None:
+        if event.startswith(_COMPILING):
+            ended = time.perf_counter()
+            spans.append((ended - seconds, ended))
+
+    def running() -> float:
+        # Programs are traced within programs, so spans lie within spans.
+        compiling, seen = 0.0, begun
+        for start, end in sorted(spans):
+            compiling += max(0.0, end - max(start, seen))
+            seen = max(seen, end)
+        return time.perf_counter() - begun - compiling
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield running
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def _processor() -> str:
