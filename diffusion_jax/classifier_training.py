@@ -26,6 +26,7 @@ from diffusion_jax.config.control import (
     BEST_READS,
     CLASSIFIER_OPTIM,
     CLASSIFIER_TRAIN,
+    Attributes,
     Reads,
 )
 from diffusion_jax.evaluate.noise_accuracy import NoiseAccuracy, accuracy_by_noise
@@ -141,6 +142,7 @@ def classifier_config(
     base: BaseRun,
     *,
     reads: Reads | None = None,
+    attributes: Attributes = "given",
     data: DataConfig | None = None,
     shape: TransformerShape | None = None,
     optim: OptimConfig = CLASSIFIER_OPTIM,
@@ -153,6 +155,7 @@ def classifier_config(
         task: "attribute", "pos" or "tree".
         base: the run to steer.
         reads: what it is shown, see ``ClassifierRunConfig``; default what steers better.
+        attributes: whose labels of a text count, see ``ClassifierRunConfig``.
         data: labelled corpus; default the run's own.
         shape: of the Transformer.
         optim: optimiser.
@@ -176,6 +179,7 @@ def classifier_config(
         checkpoint=str(base.path),
         fingerprint=base_fingerprint(base.params, base.config, reads),
         reads=reads,
+        attributes=attributes,
         schedule=base.config.diffusion.schedule,
         timesteps=base.config.diffusion.timesteps,
         data=data,
@@ -302,8 +306,9 @@ def _labelled(
     corpus, validation = open_corpora(config.data)
     packing = Packing(config.data.length, config.data.packing, config.data.on_long)
     labels = labels or collect_labels(config.model.task, iter(corpus), corpus.describe)
-    train_rows = build_labelled(corpus, tokenizer, packing, labels)
-    held_out = validation and build_labelled(validation, tokenizer, packing, labels)
+    options = {"as_said": config.attributes == "said"}
+    train_rows = build_labelled(corpus, tokenizer, packing, labels, **options)
+    held_out = validation and build_labelled(validation, tokenizer, packing, labels, **options)
     return labels, train_rows, held_out
 
 

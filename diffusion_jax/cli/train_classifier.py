@@ -8,7 +8,7 @@ import tyro
 
 from diffusion_jax.cli.options import parse
 from diffusion_jax.config import MeshConfig, OptimConfig, TrainConfig
-from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN, Reads
+from diffusion_jax.config.control import CLASSIFIER_OPTIM, CLASSIFIER_TRAIN, Attributes, Reads
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.shape import TransformerShape
 
@@ -34,6 +34,9 @@ class TrainClassifierCommand:
         workdir: directory of the classifier, new or empty.
         reads: what it is shown: "estimate", the model's estimate of the text; "state", the noisy
             embeddings, as published. Default: what steers better, "state" for trees alone.
+        attributes: whose labels of a text count: "given", those of the corpus; "said", what its
+            words say, as evaluate-control judges: texts of E2E leave out, or say otherwise, a good
+            part of what they were written for.
         corpus: labelled corpus; default the model's own. Its texts get the newline at the end that
             the model's have (data.keep_newline).
         validation: held-out labelled corpus; default the validation split, where there is one.
@@ -54,6 +57,7 @@ class TrainClassifierCommand:
     checkpoint: Annotated[str, tyro.conf.arg(aliases=["-c"])]
     workdir: Annotated[str, tyro.conf.arg(aliases=["-w"])]
     reads: Reads | None = None
+    attributes: Attributes = "given"
     corpus: str | None = None
     validation: str | None = None
     format: Format | None = None
@@ -93,6 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         command.task,
         base,
         reads=command.reads,
+        attributes=command.attributes,
         data=replace(data, **changes),
         shape=command.model,
         optim=with_warmup(command.optim, options, CLASSIFIER_OPTIM),

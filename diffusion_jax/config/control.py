@@ -12,6 +12,7 @@ from diffusion_jax.fields import check_fields
 from diffusion_jax.models.shape import AutoregressiveConfig, ClassifierConfig
 
 Reads = Literal["state", "estimate"]
+Attributes = Literal["given", "said"]
 # What was measured to steer better, see benchmarks/results/control.md.
 BEST_READS: dict[str, Reads] = {"attribute": "estimate", "pos": "estimate", "tree": "state"}
 
@@ -38,6 +39,8 @@ class ClassifierRunConfig:
         fingerprint: of what of that run is used.
         reads: "state", the noisy latent (Li et al. 2022), or "estimate", what the run's denoiser
             makes of it.
+        attributes: whose labels count: "given", those of the corpus, or "said", what the words of
+            a text say by ``text.slots``: a text need not say all that it was written for.
         schedule: its noise schedule.
         timesteps: its number of training timesteps T.
         clean_rate: share of examples that are shown without noise.
@@ -53,6 +56,7 @@ class ClassifierRunConfig:
     checkpoint: str = ""
     fingerprint: str = ""
     reads: Reads = "state"
+    attributes: Attributes = "given"
     schedule: str = "sqrt"
     timesteps: int = 2000
     clean_rate: float = 0.05
@@ -66,6 +70,12 @@ class ClassifierRunConfig:
         """Check ranges."""
         check_fields(self)
         require(0 <= self.clean_rate <= 1, "clean_rate", self.clean_rate, "a share from 0 to 1")
+        require(
+            self.attributes == "given" or self.model.task == "attribute",
+            "attributes",
+            self.attributes,
+            '"given" for tags and trees',
+        )
         require(
             self.train.preview_every == 0,
             "train.preview_every",

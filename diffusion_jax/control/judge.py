@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from diffusion_jax.control import slots
 from diffusion_jax.control.wishes import has_keywords
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate import trees
+from diffusion_jax.text import slots
 from diffusion_jax.text.control_targets import ANY_TAG, MASK, Target
 from diffusion_jax.text.example import words_of
 from diffusion_jax.text.grammar import Grammar, load_grammar

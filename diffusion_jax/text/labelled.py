@@ -24,6 +24,7 @@ from diffusion_jax.text.labels import (
 )
 from diffusion_jax.text.packing import Row
 from diffusion_jax.text.rows import CorpusPacker, Packing, PackingReport
+from diffusion_jax.text.slots import said_attributes
 from diffusion_jax.text.tokenizers.base import Tokenizer
 from diffusion_jax.text.trees import Span
 
@@ -77,7 +78,12 @@ class LabelledRows:
 
 
 def build_labelled(
-    corpus: Corpus, tokenizer: Tokenizer, packing: Packing, labels: LabelSet
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    packing: Packing,
+    labels: LabelSet,
+    *,
+    as_said: bool = False,
 ) -> LabelledRows:
     """Pack a labelled corpus in one pass.
 
@@ -86,6 +92,8 @@ def build_labelled(
         tokenizer: of the run that the classifier is for.
         packing: as the run has it.
         labels: what to look for; a span label that is not in it is left out.
+        as_said: of attributes, learn what the text says (``slots.said_attributes``) instead of
+            what the corpus says that it was written for.
 
     Raises:
         UserError: an example lacks its labels or they do not fit its words, the corpus holds pairs,
@@ -99,7 +107,7 @@ def build_labelled(
     ids, targets = [], []
     for example, row in packer.with_examples():
         try:
-            targets.append(_targets(example, row, tokenizer, labels, corpus.describe))
+            targets.append(_targets(example, row, tokenizer, labels, corpus.describe, as_said))
         except UserError as error:
             place = f"{corpus.describe}, example {example.id}"
             raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
@@ -111,10 +119,12 @@ def build_labelled(
 
 
 def _targets(
-    example: Example, row: Row, tokenizer: Tokenizer, labels: LabelSet, where: str
+    example: Example, row: Row, tokenizer: Tokenizer, labels: LabelSet, where: str, as_said: bool
 ) -> np.ndarray | tuple[tuple[int, int, int], ...]:
     if isinstance(labels, AttributeLabels):
-        return _field_values(read_attributes(example, where), labels)
+        given = read_attributes(example, where)
+        said = said_attributes(example.text, given, labels.fields) if as_said else given
+        return _field_values(said, labels)
     words = word_positions(example.text, tokenizer)
     if isinstance(labels, TagLabels):
         tags = tags_of_words(read_tags(example, where), example.text)
@@ -126,9 +136,10 @@ def _targets(
     return _span_cells(spans, words, row, labels)
 
 
-def _field_values(said: Mapping[str, str], labels: AttributeLabels) -> np.ndarray:
+def _field_values(said: Mapping[str, str | None], labels: AttributeLabels) -> np.ndarray:
     """Return a label per field; FREE where the value is none of those that are told apart."""
-    known = {name: v for name, v in said.items() if v in labels.fields.get(name, ())}
+    fields = labels.fields
+    known = {name: v for name, v in said.items() if v is not None and v in fields.get(name, ())}
     values = labels.encode(known, rest=ABSENT)
     unknown = [name in said and name not in known for name in labels.fields]
     return np.where(unknown, FREE, values).astype(np.int32)

@@ -14,12 +14,12 @@ from diffusion_jax.control.judge import (
     tag_accuracy,
 )
 from diffusion_jax.control.measure import rejection, summarise
-from diffusion_jax.control.slots import contains, says
 from diffusion_jax.control.table import table
 from diffusion_jax.control.tasks import draw_targets, held_out, parse_task
 from diffusion_jax.errors import UserError
 from diffusion_jax.text.control_targets import make_target
 from diffusion_jax.text.grammar import load_grammar
+from diffusion_jax.text.slots import contains, says
 from diffusion_jax.text.tokenizers.word import WordTokenizer
 
 TASKS = ("attribute", "pos", "tree", "span", "length", "infill", "attribute+length", "infill+span")

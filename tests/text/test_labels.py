@@ -73,6 +73,22 @@ def test_a_field_that_is_said_to_be_absent_is_not_said(tmp_path):
     assert numbers.fields == {"stars": (ABSENT, "5")}
 
 
+def test_as_said_the_words_decide_and_not_what_was_given(tmp_path):
+    texts = {
+        "the swan serves thai food": {"name": "fox", "food": "thai"},
+        "the fox": {"name": "fox", "food": "thai"},
+        "the fox the swan": {"name": "swan"},
+        "the swan the fox": {"food": "thai"},
+    }
+    lines = [{"text": text, "attributes": given} for text, given in texts.items()]
+    labels, given = build(tmp_path, "attribute", lines)
+    assert labels.fields == {"name": (ABSENT, "fox", "swan"), "food": (ABSENT, "thai")}
+    said = build_labelled(corpus(tmp_path, lines), WORDS, Packing(L), labels, as_said=True)
+    rows = np.arange(4)
+    np.testing.assert_array_equal(given.rows(rows)["targets"], [[1, 1], [1, 1], [2, 0], [0, 1]])
+    np.testing.assert_array_equal(said.rows(rows)["targets"], [[2, 1], [1, 0], [2, 0], [FREE, 0]])
+
+
 def test_labels_without_anything_to_tell_apart_are_refused(tmp_path):
     with pytest.raises(UserError, match="no example has constituents"):
         build(tmp_path, "tree", [{"text": "the swan", "spans": []}])

@@ -19,6 +19,8 @@ _WELCOME = rf"(?:{_FRIENDLY} ?-? ?(?:friendly|oriented|welcome)|{_FRIENDLY} (?:\
 _RATED = r"(?:rating|rated|ratings|rate|customer|customers|stars?|reviews?)"
 
 _PHRASES = {
+    ("area", "city centre"): (r"cit\w+ (?:centre|center)",),
+    ("area", "riverside"): (r"river ?side", r"river"),
     ("price", "cheap"): (r"cheap\w*", r"inexpensive", r"low ?-? ?(?:price|prices|priced|cost)"),
     ("price", "moderate"): (
         r"moderate\w* ?-? ?(?:price|prices|priced)?",
@@ -58,13 +60,13 @@ def says(text: str, field: str, value: str) -> bool:
         number = found.group(1)
         stars = rf"(?:{number}|{_STARS[number]}) ?-? ?(?:out of (?:5|five)|stars?)"
         return _has(text, stars)
+    if key not in _PHRASES and wanted not in text:
+        return False
     if key[0] == "near":
         return _has(text, rf"{_NEAR} (?:\w+ ){{0,4}}?{re.escape(wanted)}")
     if key[0] == "name":
         without_neighbour = re.sub(rf"\b{_NEAR} (?:\w+ )?{re.escape(wanted)}", " ", text)
         return _has(without_neighbour, re.escape(wanted))
-    if key[0] == "area" and wanted in ("city centre", "riverside"):
-        return _has(text, r"cit\w+ (?:centre|center)" if wanted[0] == "c" else r"river ?side|river")
     for pattern in _PHRASES.get(key, (re.escape(wanted),)):
         for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text):
             negated = key == ("family friendly", "yes") and _NEGATED.search(text[: match.start()])
@@ -100,6 +102,33 @@ def says_all(
         if not holds:
             return False
     return None if unknown else True
+
+
+def said_attributes(
+    text: str, given: Mapping[str, str], fields: Mapping[str, Sequence[str]]
+) -> dict[str, str | None]:
+    """Return what a text says, whatever it was meant to say.
+
+    Args:
+        text: tokens between spaces, in any case.
+        given: field -> value that the text was written for; decides where several are said.
+        fields: field -> all its values.
+
+    Returns:
+        field -> the value that is said; ``absent`` where none is, and None where several are and
+        none of these was given.
+    """
+    found: dict[str, str | None] = {}
+    for field, values in fields.items():
+        said = [value for value in values if value != ABSENT and says(text, field, value)]
+        own = given.get(field)
+        if own in said:
+            found[field] = own
+        elif len(said) <= 1:
+            found[field] = said[0] if said else ABSENT
+        else:
+            found[field] = None
+    return found
 
 
 def _has(text: str, pattern: str) -> bool:
