@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax import classifier_run
+from diffusion_jax import classifier_run, classifier_training
 from diffusion_jax.autoregressive_run import TrainedAutoregressive
 from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.cli import main
@@ -49,6 +49,7 @@ def classify(task, checkpoint, workdir, *more):
         ("text", ["--corpus", "plain.txt"], "no 'tree'"),
         ("text", ["--steps", "3", "--train.steps", "4"], "give one of them"),
         ("text", ["--train.preview-every", "5"], "a classifier writes no samples"),
+        ("text", ["--attributes", "said"], '"given" for tags and trees'),
     ],
 )
 def test_a_classifier_that_cannot_be_is_refused(
@@ -59,6 +60,26 @@ def test_a_classifier_that_cannot_be_is_refused(
     assert classify("tree", runs[scale], "new", *more) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_labels_as_said_are_those_of_the_words(runs, tmp_path, monkeypatch):
+    learned = []
+
+    def train(config, base, workdir, *, resume):
+        learned.append(classifier_training._labelled(config, base.tokenizer, None))
+        return classifier_training.ClassifierResult(None, None, None)
+
+    monkeypatch.setattr(classifier_training, "train_classifier", train)
+    texts = ("the red barn serves thai food .", "the red barn is a pub .")
+    lines = [{"text": text, "attributes": {"dish": "thai"}} for text in texts]
+    labelled = tmp_path / "labelled.jsonl"
+    labelled.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for more in ([], ["--attributes", "said"]):
+        files = ["--corpus", labelled, "--validation", labelled]
+        assert classify("attribute", runs["text"], tmp_path / "new", *files, *more) == 0
+    given, said = (tables for _, *tables in learned)
+    assert [rows.targets.tolist() for rows in given] == [[[1], [1]]] * 2
+    assert [rows.targets.tolist() for rows in said] == [[[1], [0]]] * 2
 
 
 def test_one_kind_of_run_is_not_another(runs, tmp_path, capsys):
