@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from diffusion_jax.cli.options import check_output, output_stream, parse
+from diffusion_jax.cli.options import check_output, output_stream, parse, progress
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ def main(arguments: Sequence[str]) -> int:
 
     corpus = open_corpus(command.texts, task="text", size=command.size)
     annotate = spacy_annotator(command.tagger, command.parser)
-    with output_stream(command.output) as stream:
+    with (
+        output_stream(command.output) as stream,
+        progress("labelling", command.size) as advance,
+    ):
         for example in corpus:
             found = annotate(example.text.split())
             record = {"text": example.text, "pos": list(found.pos or [])}
@@ -52,4 +55,5 @@ def main(arguments: Sequence[str]) -> int:
             if "attributes" in example.fields:
                 record["attributes"] = dict(example.fields["attributes"])
             print(json.dumps(record, ensure_ascii=False), file=stream)
+            advance()
     return 0
