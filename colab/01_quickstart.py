@@ -175,7 +175,8 @@ if TRAIN_PAIRS or SMOKE:
 # - **Longer or larger**: raise `STEPS` in section 2; `quickstart_config("text", "full")` is a far richer
 #   language.
 # - **Fewer sampling steps**: `Generator.from_checkpoint(WORKDIR, sampler="ddim", steps=20)`.
-# - **Your own text**: `replace(config.data, corpus="my_text.txt")`, or a file of JSON lines with `src` and
+# - **Your own text**: `replace(config.data, corpus="my_text.txt", length=64)` with `max_length=64` in the model
+#   (texts longer than the row are left out), or a file of JSON lines with `src` and
 #   `trg` and `task="pair"`. `experiments/e2e.py` and `experiments/qqp.py` are whole experiments.
 # - **Control**: `diffusion_jax.guidance` steers a trained model while it samples, by a classifier's gradient
 #   or without a classifier.

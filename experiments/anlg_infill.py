@@ -14,6 +14,7 @@ Published: BLEU-4 7.1, ROUGE-L 28.3, CIDEr 30.7, BERTScore 89.0 (autoregressive 
     89.0; COLD 1.8 / 19.5 / 10.7 / 42.7; DELOREAN 1.6 / 19.1 / 7.9 / 41.7). 50 samples, MBR; a hole
     of exactly 10 tokens, which PAD may end early; T = 2000 ancestral steps, fixed small variance,
     rounding at all t; the model is experiments/roc.py's (E = 128, 800,000 steps).
+    CIDEr is not computed here; BERTScore by `evaluate --bertscore MODEL` on the files of --output.
     Here a hole of 10 words has 10 words: give --holes 4 10 to let the model choose the length.
 """
 

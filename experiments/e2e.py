@@ -4,8 +4,8 @@ Command: diffusion-jax train experiments/e2e.py --workdir runs/e2e
     --data.corpus src1_train.txt --data.validation src1_valid.txt [--scale small]
 Data: the E2E challenge as Diffusion-LM publishes it, one `key : value | ...||text` a line; 42,061
     training and 4,672 validation texts. The challenge's own csv (columns mr, ref) and
-    `tfds:e2e_cleaned` (a cleaned re-release: other numbers) work too, with
-    `--data.no-keep-newline`, as their texts end without the newline that the files have.
+    `tfds:e2e_cleaned` (a cleaned re-release: other numbers) work too; their texts get the newline
+    at the end that those files have (`--data.no-keep-newline` leaves it out).
     small: texts of up to 46 tokens, some words given in three rows of ten, as for control.
 Hardware: full: one A100-class GPU or a TPU host. small: two CPU cores.
 Time: full: about 5 hours on one A100 in the original. small: 30 minutes on two cores.

@@ -3,7 +3,7 @@
 Command: diffusion-jax train experiments/grammar.py --scale small --workdir runs/grammar
 Data: the built-in grammar; nothing to download. small: its small size; full: its full one.
 Hardware: two CPU cores.
-Time: about 20 minutes on two cores, small; 45 minutes, full.
+Time: some 20 minutes on two cores, small; about an hour, full (estimated).
 Published: nothing. What control reaches with it: benchmarks/results/control.md.
 
 It is the quickstart's network and recipe, trained for longer, and for three rows in ten some

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from diffusion_jax.config import ExperimentConfig
+from diffusion_jax.config import ExperimentConfig, TokenizerConfig
 from diffusion_jax.config_io import load_experiment
 
 SUFFIXES = (".py", ".json")
@@ -18,7 +18,8 @@ class Named(NamedTuple):
     Attributes:
         path: of its file.
         scale: which size of it.
-        config: what the file says, before any override.
+        config: what the file says, before any override; but where the arguments ask for another
+            kind of tokenizer, nothing of what it says of its own.
     """
 
     path: str
@@ -41,8 +42,12 @@ def experiment_named_in(arguments: Sequence[str], flags: Collection[str] = ()) -
         return None
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--scale", default="full")
+    parser.add_argument("--tokenizer.kind", dest="kind")
     known, _ = parser.parse_known_args(list(arguments))
-    return Named(path, known.scale, load_experiment(path, known.scale))
+    config = load_experiment(path, known.scale)
+    if known.kind not in (None, config.tokenizer.kind):
+        config = dataclasses.replace(config, tokenizer=TokenizerConfig())
+    return Named(path, known.scale, config)
 
 
 def _first_file(arguments: Sequence[str], flags: Collection[str]) -> str | None:

@@ -7,7 +7,7 @@ Time: published: about 80 seconds for the 50 samples of a target (A100). On the 
     benchmarks/results/control.md.
 Published: no table for E2E; for stories see experiments/anlg_infill.py. Without classifier:
     known words are put back after every step.
-    50 samples per target, 200 DDIM steps with eta 1 and rounding, K = 3 updates, none for t < 10.
+    50 samples per target, 200 DDIM steps with eta 1 and rounding.
 
 Any option of `diffusion-jax evaluate-control` can be added, and wins over the published one.
 """

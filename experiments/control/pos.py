@@ -12,7 +12,7 @@ Hardware: full: one A100-class GPU. On the small grammar: two CPU cores.
 Time: published: about 80 seconds for the 50 samples of a target (A100). On the small grammar:
     benchmarks/results/control.md.
 Published: 90.0% of tags / lm-score 5.16 (FUDGE 27.0 / 7.96, fine-tuned GPT-2 89.5 / 4.72); lr 0.05,
-    lambda 0.0005.
+    lambda 0.0005 (the released program has lr 0.1, lambda 0.0001).
     50 samples per target, 200 DDIM steps with eta 1 and rounding, K = 3 updates, none for t < 10.
 
 Without --classifier, one is trained first, into CHECKPOINT-pos-state, and found there again. Any

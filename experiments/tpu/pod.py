@@ -1,9 +1,9 @@
 """Cloud TPU slices by script: create, install, mount, launch on all workers, collect, delete.
 
 Command: python experiments/tpu/pod.py create NAME --zone ZONE --type v5litepod-16 [--dry-run], then
-    install, mount (a share for all workers, at /mnt/shared), launch (what follows -- runs on every
-    worker), collect and delete, each with NAME and --zone. Every command is printed before it is
-    run; --dry-run only prints.
+    install, status, mount (HOST:/SHARE, for all workers at /mnt/shared), launch (what follows --
+    runs on every worker), collect (PATHs) and delete, each with NAME and --zone. Every command is
+    printed before it is run; --dry-run only prints.
 Data: what the launched command names. Corpus and work directory belong on the share (NFS, as
     Filestore has it): the workers write one checkpoint together, and a slice may be taken away.
 Hardware: a Cloud TPU slice and, for several workers, an NFS share in its network; here, the gcloud

@@ -57,6 +57,22 @@ def test_another_corpus_is_not_validated_on_the_files_of_this_one(tmp_path):
     assert validation("--data.corpus", "mine.txt", "--data.validation", "c.txt") == "b.txt"
 
 
+def test_another_kind_of_tokenizer_does_not_inherit_from_this_one(tmp_path):
+    text = HEAD.replace("import", "import TokenizerConfig,") + (
+        "def config(scale='full'):\n"
+        "    return ExperimentConfig(tokenizer=TokenizerConfig(kind='word', min_count=3))\n"
+    )
+    path = write(tmp_path, text)
+
+    def min_count(*arguments):
+        return _defaults([path, *arguments]).config.tokenizer.min_count
+
+    assert min_count() == 3
+    assert min_count("--tokenizer.kind", "word") == 3
+    assert min_count("--tokenizer.kind", "sentencepiece") is None
+    assert min_count("--tokenizer.kind=sentencepiece") is None
+
+
 def test_the_recommended_recipe_has_the_published_size():
     path = str(next(path for path in EXPERIMENTS if path.stem == "qqp"))
     full, base, small = (load_experiment(path, scale) for scale in ("full", "base", "small"))
