@@ -86,27 +86,44 @@ class TrainedAutoregressive:
             directory.read_params(config, weights=weights),
         )
 
-    def score(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[TextScore]:
+    def score(
+        self,
+        texts: Sequence[str],
+        sources: Sequence[str] | None = None,
+        *,
+        truncate: bool = False,
+    ) -> list[TextScore]:
         """Return how likely each text is, given its source where the model has one.
 
+        Args:
+            texts: what is scored.
+            sources: one for each text, of a model of pairs or controls.
+            truncate: score a single text that does not fit the rows as far as it does, without its
+                end; else it is refused.
+
         Raises:
-            UserError: a text does not fit the rows, or sources are missing or not wanted.
+            UserError: a text does not fit the rows, sources are missing or not wanted, or texts
+                after sources are to be cut.
         """
         if (sources is not None) != self.config.paired:
             wanted = "needs" if self.config.paired else "takes no"
             raise UserError(f"this model {wanted} sources (or controls) beside the texts")
         if sources is not None and len(sources) != len(texts):
             raise UserError(f"there are {len(sources)} sources for {len(texts)} texts")
+        if truncate and sources is not None:
+            raise UserError("texts after sources are not cut: leave truncate out, or shorten them")
         rows = []
         for number, text in enumerate(texts):
             try:
-                rows.append(self._pack(text, None if sources is None else sources[number]))
+                source = None if sources is None else sources[number]
+                rows.append(self._pack(text, source, truncate))
             except UserError as error:
                 raise UserError(f"text {number + 1}: {error}") from None
         nats = self._nats(rows)
         scores = []
         for text, value in zip(texts, nats):
-            ids = self.tokenizer.encode(text)
+            # All that fits behind START was scored.
+            ids = self.tokenizer.encode(text)[: self.config.data.length - 1]
             scores.append(TextScore(float(value), len(ids), ids.count(self.tokenizer.unk_id)))
         return scores
 
@@ -160,10 +177,11 @@ class TrainedAutoregressive:
             for row, mask in zip(rows, masks)
         ]
 
-    def _pack(self, text: str, source: str | None) -> Row:
+    def _pack(self, text: str, source: str | None, truncate: bool) -> Row:
         ids, length = self.tokenizer.encode(text), self.config.data.length
         if source is None:
-            return pack_text(ids, length, self.tokenizer)
+            on_long = "truncate" if truncate else "error"
+            return pack_text(ids, length, self.tokenizer, on_long=on_long)
         return pack_pair(self.tokenizer.encode(source), ids, length, self.tokenizer)
 
     def _nats(self, rows: Sequence[Row]) -> np.ndarray:

@@ -22,6 +22,8 @@ class ScoreCommand:
     Attributes:
         teacher: the --workdir of train-ar.
         texts: a file with one text a line (.txt), or JSON lines with "text" (or "src" and "trg").
+        truncate: score texts that do not fit the teacher's rows as far as they do, without their
+            end; else they are refused. Texts after sources have to fit.
         summary: write the means alone, as one JSON object.
         weights: "ema", "ema RATE" or "params" (not averaged).
         output: where the JSON goes; "-" is standard output.
@@ -29,6 +31,7 @@ class ScoreCommand:
 
     teacher: str
     texts: str
+    truncate: bool = False
     summary: bool = False
     weights: str = "ema"
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "-"
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         texts = [example.trg or "" for example in examples]
     else:
         sources, texts = None, [example.text for example in examples]
-    scores = teacher.score(texts, sources)
+    scores = teacher.score(texts, sources, truncate=command.truncate)
     means = summarise(scores)
     with output_stream(command.output) as stream:
         if command.summary:

@@ -12,6 +12,7 @@ from diffusion_jax import classifier_run, classifier_training
 from diffusion_jax.autoregressive_run import TrainedAutoregressive
 from diffusion_jax.classifier_run import TrainedClassifier
 from diffusion_jax.cli import main
+from diffusion_jax.control.teacher import load_fluency
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluate.text_scores import TextScore, summarise
 from diffusion_jax.text.labelled import LabelledRows
@@ -180,6 +181,15 @@ def test_a_teacher_scores_texts_and_a_baseline_writes_for_controls(runs, tmp_pat
         trained.score(["the " * 17])
     with pytest.raises(UserError, match="takes no sources"):
         trained.score(["the"], ["the"])
+    # A text that fills its row and never ends is scored without its end.
+    long = " ".join(["the red barn is a pub"] * 4)
+    full, cut = trained.score([long, " ".join(long.split()[:17])], truncate=True)
+    assert full == cut
+    assert full.tokens == 17
+    assert load_fluency(teacher)([long]) == pytest.approx(full.nats / 17, rel=1e-5)
+    texts.write_text(long + "\n")
+    assert run("score", "--teacher", teacher, "--texts", texts) == 2
+    assert run("score", "--teacher", teacher, "--texts", texts, "--truncate") == 0
 
     baseline = tmp_path / "baseline"
     prefix = ["--prefix", "attributes", "--data.length", 44, "--data.size", 64]
@@ -192,3 +202,5 @@ def test_a_teacher_scores_texts_and_a_baseline_writes_for_controls(runs, tmp_pat
     assert writer.generate(controls, temperature=1.0) == both
     with pytest.raises(UserError, match="use generate"):
         writer.sample(1)
+    with pytest.raises(UserError, match="not cut"):
+        writer.score(both, controls, truncate=True)
