@@ -41,36 +41,31 @@ def test_a_json_file(tmp_path):
     assert load_experiment(write(tmp_path, config.to_json(), "mine.json")) == config
 
 
-def test_another_corpus_is_not_validated_on_the_files_of_this_one(tmp_path):
-    text = HEAD.replace("import", "import DataConfig,") + (
+@pytest.fixture
+def defaults(tmp_path):
+    """Return what an experiment with a corpus and a tokenizer becomes among arguments."""
+    text = HEAD.replace("import", "import DataConfig, TokenizerConfig,") + (
         "def config(scale='full'):\n"
-        "    return ExperimentConfig(data=DataConfig(corpus='a.txt', validation='b.txt'))\n"
+        "    return ExperimentConfig(data=DataConfig(corpus='a.txt', validation='b.txt'),\n"
+        "        tokenizer=TokenizerConfig(kind='word', min_count=3))\n"
     )
     path = write(tmp_path, text)
-
-    def validation(*arguments):
-        return _defaults([path, *arguments]).config.data.validation
-
-    assert validation() == "b.txt"
-    assert validation("--data.corpus", "mine.txt") == ""
-    assert validation("--data.corpus=mine.txt") == ""
-    assert validation("--data.corpus", "mine.txt", "--data.validation", "c.txt") == "b.txt"
+    return lambda *arguments: _defaults([path, *arguments]).config
 
 
-def test_another_kind_of_tokenizer_does_not_inherit_from_this_one(tmp_path):
-    text = HEAD.replace("import", "import TokenizerConfig,") + (
-        "def config(scale='full'):\n"
-        "    return ExperimentConfig(tokenizer=TokenizerConfig(kind='word', min_count=3))\n"
-    )
-    path = write(tmp_path, text)
+def test_another_corpus_is_not_validated_on_the_files_of_this_one(defaults):
+    assert defaults().data.validation == "b.txt"
+    assert defaults("--data.corpus", "mine.txt").data.validation == ""
+    assert defaults("--data.corpus=mine.txt").data.validation == ""
+    both = defaults("--data.corpus", "mine.txt", "--data.validation", "c.txt")
+    assert both.data.validation == "b.txt"
 
-    def min_count(*arguments):
-        return _defaults([path, *arguments]).config.tokenizer.min_count
 
-    assert min_count() == 3
-    assert min_count("--tokenizer.kind", "word") == 3
-    assert min_count("--tokenizer.kind", "sentencepiece") is None
-    assert min_count("--tokenizer.kind=sentencepiece") is None
+def test_another_kind_of_tokenizer_does_not_inherit_from_this_one(defaults):
+    assert defaults().tokenizer.min_count == 3
+    assert defaults("--tokenizer.kind", "word").tokenizer.min_count == 3
+    assert defaults("--tokenizer.kind", "sentencepiece").tokenizer.min_count is None
+    assert defaults("--tokenizer.kind=sentencepiece").tokenizer.min_count is None
 
 
 def test_the_recommended_recipe_has_the_published_size():
