@@ -25,8 +25,8 @@ class GuidanceConfig:
     Attributes:
         method: "adagrad" (K updates of every state, with a fluency term), "gradient" (one shift of
             the step's mean by its variance, Dhariwal and Nichol 2021), or "auto", what was measured
-            best: attributes, and whatever has a classifier of estimates, by "gradient" through the
-            denoiser, all else by "adagrad" at the noisy state.
+            best: attributes, keywords, and whatever has a classifier of estimates, by "gradient"
+            through the denoiser, all else by "adagrad" at the noisy state.
         learning_rate: Adagrad's step size. Published: 0.05 to 0.2.
         updates: K, Adagrad updates per diffusion step; 0 is no update. Published: 3.
         fluency_weight: pull toward the step's mean. Published: 0.01 for attributes and lengths,

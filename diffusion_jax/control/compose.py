@@ -42,7 +42,7 @@ OWN = "own"
 
 # What "auto" does not steer at the noisy state: what a text says is told late, and by few words.
 # Of what a user asks nothing is known but that it is said of texts without noise.
-_LATE = ("attribute", OWN)
+_LATE = ("attribute", "keywords", OWN)
 # In the order in which they act, whatever a batch asks for, so that a row does not depend on the
 # others: ways through the denoiser move the whole estimate, so they come first.
 _WAYS = tuple(

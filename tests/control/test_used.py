@@ -71,7 +71,8 @@ def test_an_option_without_effect_is_refused(target, option):
         (FOOD, {"scale": 3.0, "attribute_weight": 2.0}),
         (FOOD, {"method": "adagrad", "through": "denoiser", "updates": 0}),
         (SPAN, {"span_weight": 2.0, "highest": 0.9}),
-        (Target(keywords=("serves",)), {"keyword_weight": 2.0, "learning_rate": 0.2}),
+        (Target(keywords=("serves",)), {"keyword_weight": 2.0, "scale": 3.0}),
+        (Target(keywords=("serves",)), {"method": "adagrad", "learning_rate": 0.2}),
     ],
     ids=str,
 )
