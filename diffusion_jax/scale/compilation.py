@@ -1,5 +1,6 @@
 """Compiled programs kept in the run directory, and a clock that does not see compilation."""
 
+import functools
 import hashlib
 import platform
 import time
@@ -49,11 +50,6 @@ def running_time() -> Iterator[Callable[[], float]]:
     begun = time.perf_counter()
     spans: list[tuple[float, float]] = []
 
-    def note(event: str, seconds: float, **_: Any) -> None:
-        if event.startswith(_COMPILING):
-            ended = time.perf_counter()
-            spans.append((ended - seconds, ended))
-
     def running() -> float:
         # Programs are traced within programs, so spans lie within spans.
         compiling, seen = 0.0, begun
@@ -62,11 +58,30 @@ def running_time() -> Iterator[Callable[[], float]]:
             seen = max(seen, end)
         return time.perf_counter() - begun - compiling
 
-    jax.monitoring.register_event_duration_secs_listener(note)
+    watching = _watching()
+    watching[id(spans)] = spans
     try:
         yield running
     finally:
-        jax.monitoring.unregister_event_duration_listener(note)
+        del watching[id(spans)]
+
+
+@functools.cache
+def _watching() -> dict[int, list[tuple[float, float]]]:
+    """Return the lists, by their ids, to which the span of every compilation is added.
+
+    One listener serves all, as older versions of JAX let go of none.
+    """
+    watching: dict[int, list[tuple[float, float]]] = {}
+
+    def note(event: str, seconds: float, **_: Any) -> None:
+        if event.startswith(_COMPILING):
+            ended = time.perf_counter()
+            for spans in watching.values():
+                spans.append((ended - seconds, ended))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    return watching
 
 
 def _processor() -> str:
