@@ -57,7 +57,8 @@ class EvaluateControlCommand:
         teacher: a directory that train-ar wrote: fluency in nats per token.
         autoregressive: a directory that train-ar --prefix wrote: the baseline that is told the
             control; may be given several times.
-        tagger: a spaCy pipeline that tags texts other than the grammar's (extra "annotate").
+        tagger: a spaCy pipeline, or its directory, that tags texts other than the grammar's (extra
+            "annotate").
         parser: a benepar model that parses them; needs --tagger.
         num_targets: targets for each task.
         num: texts for each target.

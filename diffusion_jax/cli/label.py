@@ -21,7 +21,7 @@ class LabelCommand:
 
     Attributes:
         texts: texts in any form that training reads: lines, E2E, csv, JSON lines.
-        tagger: a spaCy pipeline that is installed, for "pos".
+        tagger: a spaCy pipeline that is installed, or its directory, for "pos".
         parser: a benepar model that is installed, for "spans".
         size: read at most this many texts.
         output: where the JSON lines go; "-" is standard output.

@@ -18,7 +18,7 @@ def spacy_annotator(tagger: str, parser: str | None = None) -> Annotator:
     tag is X, and no constituent begins or ends with one.
 
     Args:
-        tagger: a spaCy pipeline that is installed, for example en_core_web_sm.
+        tagger: a spaCy pipeline that is installed, for example en_core_web_sm, or its directory.
         parser: a benepar model that is installed, for example benepar_en3.
 
     Raises:
