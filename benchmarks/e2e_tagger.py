@@ -64,9 +64,7 @@ def share_right(pipeline: Any, texts: Sequence[Tagged]) -> tuple[int, int]:
     """Return how many tags are right, and of how many."""
     right = total = 0
     for text in texts:
-        doc = Doc(pipeline.vocab, words=list(text.words))
-        for _, component in pipeline.pipeline:
-            doc = component(doc)
+        doc = pipeline(Doc(pipeline.vocab, words=list(text.words)))
         right += sum(token.pos_ == tag for token, tag in zip(doc, text.tags))
         total += len(text.tags)
     return right, total

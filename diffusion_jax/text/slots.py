@@ -53,7 +53,12 @@ def says(text: str, field: str, value: str) -> bool:
         field: an attribute as E2E names it (``Type``, ``food``, ``customer rating``, ...).
         value: its value.
     """
-    text, wanted = _normal(text), _normal(value)
+    return _says(_normal(text), field, value)
+
+
+def _says(text: str, field: str, value: str) -> bool:
+    """Return ``says`` of a text that is normal already."""
+    wanted = _normal(value)
     key = (field.lower(), wanted)
     found = re.search(r"([135]) out of 5", wanted)
     if key[0] == "customer rating" and found:
@@ -95,7 +100,7 @@ def says_all(
         if value != ABSENT:
             holds = says(text, field, value)
         elif field in fields:
-            holds = not any(says(text, field, said) for said in fields[field] if said != ABSENT)
+            holds = not _values_said(text, field, fields[field])
         else:
             unknown = True
             continue
@@ -120,7 +125,7 @@ def said_attributes(
     """
     found: dict[str, str | None] = {}
     for field, values in fields.items():
-        said = [value for value in values if value != ABSENT and says(text, field, value)]
+        said = _values_said(text, field, values)
         own = given.get(field)
         if own in said:
             found[field] = own
@@ -129,6 +134,12 @@ def said_attributes(
         else:
             found[field] = None
     return found
+
+
+def _values_said(text: str, field: str, values: Sequence[str]) -> list[str]:
+    """Return those of a field's values that a text says."""
+    text = _normal(text)
+    return [value for value in values if value != ABSENT and _says(text, field, value)]
 
 
 def _has(text: str, pattern: str) -> bool:
